@@ -1,0 +1,398 @@
+"""The `lmx` command: flags in, functions of `lmx.run` out. The only file with absl flags; JAX is loaded when a command needs it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from lmx.types import BadInput
+
+HELP = """\
+lmx: language-model research in JAX. One config is one run.
+
+  lmx train     --config=configs/gpt_stdlib.py --workdir=runs/a     train, or go on where runs/a stopped
+  lmx evaluate  --workdir=runs/a --checkpoint=best                  loss, perplexity, bits per byte of a split
+  lmx predict   --workdir=runs/a --input='def main('                what the task predicts: a continuation, a label, ...
+  lmx data      --config=configs/gpt_stdlib.py                      stages, shapes and decoded examples of the pipeline
+  lmx report    runs/a runs/b                                       report.html: curves, samples, config, what differs
+  lmx runs      [runs]                                              the runs below a folder
+  lmx explain   --config=configs/gpt_stdlib.py model.dim            a value, and who set it
+  lmx diff      A B                                                 how two configs or runs differ
+
+`lmx COMMAND --help` teaches each. Values of a config are changed by --config.KEY=VALUE.
+Exit codes: 0 done, 2 bad input (one line says what to mend), 75 stopped by a signal with a checkpoint written.
+"""
+
+Flags = flags.FlagValues
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 0, 2 or 75."""
+    argv = list(sys.argv if argv is None else argv)
+    if len(argv) < 2 or argv[1] in ('-h', '--help', 'help'):
+        print(HELP, end='')
+        sys.exit(0 if len(argv) > 1 else 2)
+    show_traceback = '--traceback' in argv
+    argv = [arg for arg in argv if arg != '--traceback']
+    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells the log what a person need not read
+    try:
+        sys.exit(_run(argv))
+    except Exception as error:
+        code, line = _explain(error)
+        if show_traceback or line is None:
+            traceback.print_exc()
+        if line is not None:
+            print(f'lmx: {line}', file=sys.stderr)
+        sys.exit(code)
+
+
+def _explain(error: BaseException) -> tuple[int, str | None]:
+    """(exit code, the one line) for an error; no line for a bug of ours, which shows its traceback."""
+    if type(error).__name__ == 'Preempted':
+        return 75, str(error)
+    if isinstance(error, (BadInput, flags.Error)):
+        return 2, ' '.join(str(error).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
+        return 2, f'{error.strerror}: {error.filename or "while writing"}; earlier checkpoints are untouched'
+    return 1, None
+
+
+def _run(argv: list[str]) -> int:
+    from lmx import spec
+
+    name = argv[1]
+    if name not in COMMANDS:
+        raise BadInput(f'there is no command {name!r}{spec.nearest(name, list(COMMANDS))}; see lmx --help')
+    values = Flags()
+    flags.DEFINE_bool('help', False, 'show this text', short_name='h', flag_values=values)
+    define, run, text = COMMANDS[name]
+    define(values)
+    ours, overrides = _split(argv[1:])
+    rest = values(ours)[1:]
+    if values.help:
+        print(f'lmx {name}: {textwrap.dedent(text)}\n{_flag_help(values)}')
+        return 0
+    return run(values, rest, overrides) or 0
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(our own arguments, the --config.KEY=VALUE overrides)."""
+    overrides = [arg for arg in argv if arg.lstrip('-').startswith(('config.', 'noconfig.')) and arg.startswith('-')]
+    return [arg for arg in argv if arg not in overrides], overrides
+
+
+def _flag_help(values: Flags) -> str:
+    lines = []
+    for key in values:
+        flag = values[key]
+        if key == flag.name:
+            default = '' if flag.default in (None, False, []) else f' (default {flag.default})'
+            lines.append(f'  --{key:<14}{flag.help}{default}')
+    return '\n'.join([*lines, f'  {"--traceback":<16}show where an error came from'])
+
+
+# -- configs
+
+
+def _config(path: str | None, overrides: Sequence[str], workdir: str | None = None) -> Any:
+    """The config of --config, or of the run in --workdir, with the overrides applied."""
+    from lmx.run.config import load
+    from lmx.train.workdir import read_config
+
+    if path is None and workdir is None:
+        raise BadInput('give --config=FILE.py, as in --config=configs/gpt_stdlib.py')
+    return override(load(path) if path is not None else read_config(workdir or ''), overrides)
+
+
+def override(config: Any, overrides: Sequence[str]) -> Any:
+    """The config with --config.KEY=VALUE applied by ml_collections' config_flags, which checks the types.
+
+    Raises:
+      BadInput: a key that does not exist (the nearest is named), or a value of another type.
+    """
+    import ast
+    import copy
+
+    from ml_collections import ConfigDict, config_flags
+
+    from lmx import spec
+
+    class _Literal(flags.ArgumentParser):
+        syntactic_help = 'a Python literal, or a text'
+
+        def parse(self, argument: Any) -> Any:
+            try:
+                return ast.literal_eval(argument)
+            except (ValueError, SyntaxError):
+                return argument
+
+    config_flags.register_flag_parser_for_type(type(None), _Literal())
+    keys = [arg.lstrip('-').partition('=')[0].partition('.')[2] for arg in overrides]
+    for key in keys:
+        spec.get(config, key)
+    before = {key: spec.get(config, key) for key in keys}
+    start = ConfigDict(copy.deepcopy(spec.to_plain(config)))
+    values = Flags()
+    argv = ['lmx', *(arg if arg.startswith('--') else f'-{arg}' for arg in overrides)]
+    config_flags.DEFINE_config_dict('config', start, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise BadInput(str(error)) from None
+    changed: Any = values['config'].value
+    with changed.unlocked(), changed.ignore_type():
+        for key in keys:  # a reference is text, but what replaces it need not be
+            parent, _, last = key.rpartition('.')
+            node: Any = spec.get(changed, parent) if parent else changed
+            if isinstance(before[key], str) and before[key].startswith('${') and isinstance(node[last], str):
+                node[last] = _Literal().parse(node[last])
+    return spec.finish(changed)
+
+
+# -- commands
+
+
+def _train_flags(v: Flags) -> None:
+    flags.DEFINE_string('config', None, 'FILE.py or FILE.py:ARG; not needed to go on with a run in --workdir', flag_values=v)
+    flags.DEFINE_string('workdir', None, "the run's folder; default runs/<config>-<time>", flag_values=v)
+    flags.DEFINE_string('profile', None, 'FROM:TO, write a profiler trace of these steps', flag_values=v)
+
+
+def _train(v: Flags, rest: list[str], overrides: list[str]) -> int:
+    import pathlib
+    import time
+
+    _refuse(rest)
+    config = _config(v.config, overrides, v.workdir)
+    name = pathlib.Path((v.config or '').partition(':')[0]).stem
+    workdir = v.workdir or f'runs/{name}-{time.strftime("%Y%m%d-%H%M%S")}'
+    from lmx import run
+
+    evaluations = run.train(config, workdir, profile=_span(v.profile))
+    print(run.finish(config, pathlib.Path(workdir), evaluations))
+    return 0
+
+
+def _span(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition(':')
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise BadInput(f'--profile={text} is not FROM:TO with FROM < TO, as in --profile=10:20')
+    return int(first), int(last)
+
+
+def _evaluate_flags(v: Flags) -> None:
+    _restore_flags(v)
+    flags.DEFINE_multi_string(
+        'split', [], 'a name under config.data; several may be given; default: those evaluated in training', flag_values=v
+    )
+
+
+def _restore_flags(v: Flags) -> None:
+    flags.DEFINE_string('workdir', None, "the run's folder", flag_values=v)
+    flags.DEFINE_string('checkpoint', 'last', 'last, best, a step, or average:K (the mean of the last K)', flag_values=v)
+    flags.DEFINE_multi_string('allow_import', [], "a module of your own that the run's config may call", flag_values=v)
+
+
+def _restored(v: Flags, overrides: list[str]) -> Any:
+    if v.workdir is None:
+        raise BadInput('give --workdir=DIR, the folder of a run')
+    return _config(None, overrides, v.workdir)
+
+
+def _evaluate(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    _refuse(rest)
+    config = _restored(v, overrides)
+    from lmx import run
+
+    values = run.evaluate(v.workdir, checkpoint=v.checkpoint, splits=v.split, config=config, allow=v.allow_import)
+    print(run.table(values))
+
+
+SAMPLING = {
+    'max_tokens': (flags.DEFINE_integer, 'most new tokens'),
+    'temperature': (flags.DEFINE_float, '0 = the likeliest token'),
+    'top_k': (flags.DEFINE_integer, 'draw from the K likeliest; 0 = all'),
+    'top_p': (flags.DEFINE_float, 'draw from the likeliest that make up this probability'),
+    'min_p': (flags.DEFINE_float, "draw from tokens with at least this share of the likeliest one's probability"),
+    'repetition_penalty': (flags.DEFINE_float, 'above 1 makes tokens that have occurred less likely'),
+    'stop': (flags.DEFINE_multi_string, 'a text that ends the continuation; several may be given'),
+}
+
+
+def _predict_flags(v: Flags) -> None:
+    _restore_flags(v)
+    flags.DEFINE_string('input', None, 'a text', flag_values=v)
+    flags.DEFINE_string('inputs', None, 'FILE.jsonl (a JSON text or record per line) or a file with a text per line', flag_values=v)
+    flags.DEFINE_string('output', None, 'FILE.jsonl for the predictions; default: print them', flag_values=v)
+    flags.DEFINE_integer('seed', 0, 'of the sampling', flag_values=v)
+    flags.DEFINE_integer('batch_size', 16, 'inputs predicted together', flag_values=v)
+    for name, (define, text) in SAMPLING.items():
+        define(name, None, f'{text}; default: the config, task.{name}', flag_values=v)
+
+
+def _predict(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    _refuse(rest)
+    if (v.input is None) == (v.inputs is None):
+        raise BadInput('give either --input=TEXT or --inputs=FILE')
+    config = _restored(v, overrides)
+    with config.unlocked(), config.ignore_type():
+        for name in SAMPLING:
+            value = v[name].value
+            if value is not None:
+                if name not in config.task:
+                    raise BadInput(f'--{name} does not apply to the task {config.task.call}')
+                config.task[name] = tuple(value) if isinstance(value, list) else value
+    from lmx.run.predict import predict, read_inputs, write_outputs
+
+    inputs = [v.input] if v.input is not None else read_inputs(v.inputs)
+    if v.output is not None and os.path.exists(v.output):
+        raise BadInput(f'{v.output} exists; give another --output')
+    options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'seed': v.seed, 'batch_size': v.batch_size}
+    if v.input is not None and v.output is None and 'continuation' in _shown(config):
+        print(v.input, end='', flush=True)
+        predict(v.workdir, inputs, write=lambda _, text: print(text, end='', flush=True), **options)
+        print()
+        return
+    outputs = predict(v.workdir, inputs, **options)
+    if v.output is not None:
+        write_outputs(v.output, inputs, outputs)
+        return
+    import json
+
+    for item, made in zip(inputs, outputs):
+        print(json.dumps({'input': item, **made}, ensure_ascii=False))
+
+
+def _shown(config: Any) -> str:
+    """Tasks with sampling settings write text as it is made."""
+    return 'continuation' if 'temperature' in config.task else ''
+
+
+def _data_flags(v: Flags) -> None:
+    flags.DEFINE_string('config', None, 'FILE.py or FILE.py:ARG', flag_values=v)
+    flags.DEFINE_string('workdir', None, 'a run whose config to take', flag_values=v)
+    flags.DEFINE_integer('step', None, 'rebuild the batch of this step of metrics.jsonl, and its batch_hash', flag_values=v)
+    flags.DEFINE_integer('examples', 2, 'how many to decode', flag_values=v)
+    flags.DEFINE_bool('prepare', False, 'download and prepare everything, for nodes without a network', flag_values=v)
+
+
+def _data(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    _refuse(rest)
+    config = _config(v.config, overrides, v.workdir)
+    from lmx import run
+
+    print(run.prepare(config) if v.prepare else run.data(config, step=v.step, examples=v.examples))
+
+
+def _report_flags(v: Flags) -> None:
+    flags.DEFINE_string('output', None, 'the page to write; default report.html in the (first) run', flag_values=v)
+
+
+def _report(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    if not rest:
+        raise BadInput('name one or more runs, as in: lmx report runs/a runs/b')
+    from lmx import run
+
+    print(f'report: {run.report(*rest, output=v.output)}')
+
+
+def _runs(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    from lmx.report import runs
+
+    print(runs.table(runs.find(rest[0] if rest else 'runs')))
+
+
+def _explain_flags(v: Flags) -> None:
+    flags.DEFINE_string('config', None, 'FILE.py or FILE.py:ARG', flag_values=v)
+
+
+def _explain_key(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    from lmx import run
+
+    if len(rest) != 1:
+        raise BadInput('name one key, as in: lmx explain --config=configs/gpt_stdlib.py model.dim')
+    print(run.explain(v.config, _config(v.config, overrides), rest[0], [arg.partition('.')[2].partition('=')[0] for arg in overrides]))
+
+
+def _diff(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    from lmx import run
+
+    if len(rest) != 2:
+        raise BadInput('name two config files or runs, as in: lmx diff runs/a runs/b')
+    print(run.difference(*rest))
+
+
+def _refuse(rest: list[str]) -> None:
+    if rest:
+        raise BadInput(f'unexpected argument {rest[0]!r}; values are given as --flag=value')
+
+
+def _no_flags(v: Flags) -> None:
+    pass
+
+
+Command = tuple[Callable[[Flags], None], Callable[[Flags, list[str], list[str]], Any], str]
+COMMANDS: dict[str, Command] = {
+    'train': (
+        _train_flags,
+        _train,
+        """trains a config; run again with the same --workdir, it resumes.
+
+        lmx train --config=configs/gpt_stdlib.py --workdir=runs/a
+        lmx train --config=configs/gpt_stdlib.py:debug                two tiny steps, to see that all fits together
+        lmx train --config=configs/gpt_stdlib.py --config.model.dim=256 --config.optim.schedule.peak=3e-4
+        """,
+    ),
+    'evaluate': (
+        _evaluate_flags,
+        _evaluate,
+        """loss, perplexity and whatever else the task measures, on whole splits; also added to eval.jsonl.
+
+        lmx evaluate --workdir=runs/a --checkpoint=best --split=test
+        lmx evaluate --workdir=runs/a --config.task.stride=32         with more context per token
+        """,
+    ),
+    'predict': (
+        _predict_flags,
+        _predict,
+        """the task's prediction for a text or a file of them.
+
+        lmx predict --workdir=runs/a --input='def main(' --temperature=0.7 --stop='def '
+        lmx predict --workdir=runs/a --inputs=prompts.jsonl --output=continuations.jsonl
+        """,
+    ),
+    'data': (
+        _data_flags,
+        _data,
+        """stages, shapes, decoded examples and the share of padding of a config's data.
+
+        lmx data --config=configs/gpt_stdlib.py
+        lmx data --workdir=runs/a --step=100        the very batch of that step; its hash is batch_hash in metrics.jsonl
+        """,
+    ),
+    'report': (_report_flags, _report, 'draws one or several runs: lmx report runs/a [runs/b ...]\n'),
+    'runs': (_no_flags, _runs, 'lists the runs below a folder: lmx runs [runs]\n'),
+    'explain': (
+        _explain_flags,
+        _explain_key,
+        """a value of a config, and whether the file, its argument, a flag or a default set it.
+
+        lmx explain --config=configs/gpt_stdlib.py:debug --config.model.dim=96 model.dim
+        """,
+    ),
+    'diff': (_no_flags, _diff, 'how two configs or runs differ: lmx diff configs/a.py:arg runs/b\n'),
+}
+
+
+if __name__ == '__main__':
+    main()

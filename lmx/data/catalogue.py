@@ -1,0 +1,109 @@
+"""Data sets by name, prepared where they are not yet, and every way in which that can fail said in one line before TFDS tries the network."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import pathlib
+import socket
+import sys
+from typing import Any
+
+from lmx.spec import nearest
+from lmx.types import BadInput
+
+OURS = 'lmx:'
+
+
+def prepared(name: str, data_dir: str | None, manual_dir: str | None) -> Any:
+    """The TFDS builder of a data set whose data is on disk.
+
+    Raises:
+      BadInput: see `lmx.data.sources.tfds`.
+    """
+    builder = _ours(name.removeprefix(OURS), data_dir) if name.startswith(OURS) else _theirs(name, data_dir)
+    if not builder.is_prepared():
+        _prepare(builder, name, manual_dir)
+    if builder.info.file_format is not None and builder.info.file_format.value == 'parquet':
+        raise BadInput(
+            f'{builder.data_dir} is in parquet format, from which TFDS drops rows; delete it, and lmx prepares it as array_record'
+        )
+    return builder
+
+
+def our_names() -> list[str]:
+    """The data sets that lmx ships builders for."""
+    folder = pathlib.Path(__file__).parent / 'datasets'
+    return sorted(path.stem for path in folder.glob('*.py') if path.stem != '__init__')
+
+
+def _ours(name: str, data_dir: str | None) -> Any:
+    module, _, config = name.partition('/')
+    if module not in our_names():
+        raise BadInput(f'there is no data set {OURS + module!r}{nearest(module, our_names())}; there are {", ".join(our_names())}')
+    return importlib.import_module(f'lmx.data.datasets.{module}').builder(config or None, data_dir=data_dir, file_format='array_record')
+
+
+def _theirs(name: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as catalogue
+
+    known = catalogue.list_builders(with_community_datasets=False)
+    base = name.partition('/')[0].partition(':')[0]
+    if base not in known:
+        if _ships(base):
+            raise BadInput(f"data set {base!r} needs TensorFlow to be prepared; `pip install 'lmx[tf]'`")
+        near = nearest(base, [*known, *(OURS + ours for ours in our_names())])
+        raise BadInput(f'there is no data set {base!r} in the TFDS catalogue{near}; for files of your own see lmx.data.sources')
+    try:
+        builder = catalogue.builder(name, data_dir=data_dir, file_format='array_record')
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"data set {base!r} needs TensorFlow ({error}); `pip install 'lmx[tf]'`") from None
+    except ValueError as error:
+        raise BadInput(f'data set {name!r}: {" ".join(str(error).split())[:300]}') from None
+    return builder
+
+
+def _ships(name: str) -> bool:
+    """Whether TFDS has a builder class for a data set that it does not list here, which it leaves out where TensorFlow is missing."""
+    found = importlib.util.find_spec('tensorflow_datasets')
+    root = pathlib.Path(found.origin).parent if found and found.origin else pathlib.Path('.')
+    declared = f'class {"".join(part.capitalize() for part in name.split("_"))}('
+    if any(True for _ in root.glob(f'**/{name}_dataset_builder.py')):
+        return True
+    return any(declared in path.read_text(errors='ignore') for path in root.rglob('*.py') if not path.name.endswith('_test.py'))
+
+
+def _prepare(builder: Any, name: str, manual_dir: str | None) -> None:
+    import tensorflow_datasets as catalogue
+
+    folder = pathlib.Path(manual_dir).expanduser() if manual_dir else pathlib.Path(builder.data_dir) / 'manual'
+    wanted = getattr(builder, 'MANUAL_FILES', None)
+    if wanted:
+        missing = [file for file in wanted if not any((folder / (file + suffix)).exists() for suffix in ('', '.xz', '.gz'))]
+        if missing:
+            raise BadInput(
+                f'data set {name!r} needs {", ".join(missing)} (or .xz, .gz) in {folder}; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+            )
+    elif getattr(builder, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None) and not folder.is_dir():
+        text = ' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())[:300]
+        raise BadInput(f'data set {name!r} needs raw files in manual_dir ({folder} does not exist): {text}')
+    elif not name.startswith(OURS) and not _online():
+        raise BadInput(
+            f'data set {name!r} is not prepared in {builder.data_dir}, and there is no network; run `lmx data --prepare` where there is one'
+        )
+    config = catalogue.download.DownloadConfig(manual_dir=str(folder), try_download_gcs=False)
+    print(f'preparing data set {name} in {builder.data_dir}', file=sys.stderr)
+    catalogue.disable_progress_bar()  # it would draw five bars
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=config, file_format='array_record')
+
+
+def _online() -> bool:
+    """Whether names resolve and connections open; answers within seconds, where TFDS would retry for minutes."""
+    try:
+        with socket.create_connection(('storage.googleapis.com', 443), timeout=3):
+            return True
+    except OSError:
+        return False

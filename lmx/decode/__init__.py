@@ -1,0 +1,1 @@
+"""Decoding: pure functions of a step callback, which know nothing of models."""

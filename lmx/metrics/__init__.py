@@ -1,0 +1,5 @@
+"""Thin wrappers over the reference scorers, one file each: (predictions, references) -> {name: value}."""
+
+from lmx.metrics import compression
+
+__all__ = ['compression']

@@ -1,0 +1,168 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2) with grouped heads (Ainslie et al. 2023, arXiv:2305.13245)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from lmx.nn import cache as caches
+from lmx.nn.dropout import Dropout
+from lmx.nn.linear import Init, Linear
+from lmx.nn.masks import Mask
+from lmx.nn.positions import Positions
+from lmx.types import Array, BadInput
+
+MASKED = -1e30  # a score that is surely lost and still finite, so that no gradient meets inf - inf
+
+
+class Context(struct.PyTreeNode):
+    """What every layer is told about the tokens.
+
+    Attributes:
+      positions_BT: int32, what positional encodings read.
+      index_BT: int32, where a token stands in its row; with a cache, the slot it goes to. What masks read. [1, T] where all rows agree.
+      mask: who may attend to whom.
+    """
+
+    positions_BT: Array
+    index_BT: Array
+    mask: Mask
+
+
+def attention_weights(
+    q_BTHC: Array,
+    k_BSKC: Array,
+    *,
+    mask: Mask | None = None,
+    q_index: Array | None = None,
+    k_index: Array | None = None,
+    scale: Any = None,
+    bias: Array | None = None,
+) -> Array:
+    """softmax(q k^T scale + bias) over the allowed keys, in float32: [B, H, T, S]. A query that may see no key gets zeros.
+
+    Args:
+      k_BSKC: K divides H; query head h attends to key head h // (H / K).
+      mask: None allows everything.
+      q_index, k_index: [B or 1, T] and [B or 1, S] int32 for the mask; by default 0, 1, 2, ...
+      scale: by default 1 / sqrt(C).
+      bias: broadcastable to [B, H, T, S], added to the scaled scores.
+    """
+    (batch, length, heads, channels), (keys, groups) = q_BTHC.shape, k_BSKC.shape[1:3]
+    scale = channels**-0.5 if scale is None else scale
+    q_BKMC = _grouped(q_BTHC * jnp.asarray(scale, q_BTHC.dtype), groups)
+    scores = jnp.einsum('BKMC,BSKC->BKMS', q_BKMC, k_BSKC, preferred_element_type=jnp.float32)
+    scores_BHTS = scores.reshape(batch, heads, length, keys)
+    if bias is not None:
+        scores_BHTS += bias.astype(jnp.float32)
+    if mask is not None:
+        q_index = jnp.arange(length)[None] if q_index is None else q_index
+        k_index = jnp.arange(keys)[None] if k_index is None else k_index
+        scores_BHTS = jnp.where(mask.dense(q_index, k_index), scores_BHTS, MASKED)
+    highest = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores_BHTS, axis=-1, keepdims=True), MASKED / 2))
+    unnormalised = jnp.exp(scores_BHTS - highest)
+    return unnormalised / jnp.maximum(jnp.sum(unnormalised, axis=-1, keepdims=True), 1e-30)
+
+
+def attend(
+    q_BTHC: Array,
+    k_BSKC: Array,
+    v_BSKC: Array,
+    *,
+    mask: Mask | None = None,
+    q_index: Array | None = None,
+    k_index: Array | None = None,
+    scale: Any = None,
+    bias: Array | None = None,
+    dropout: Callable[[Array], Array] | None = None,
+) -> Array:
+    """-> [B, T, H, C] in q's dtype: the values, averaged by `attention_weights`, after `dropout` of the weights."""
+    weights_BHTS = attention_weights(q_BTHC, k_BSKC, mask=mask, q_index=q_index, k_index=k_index, scale=scale, bias=bias)
+    if dropout is not None:
+        weights_BHTS = dropout(weights_BHTS)
+    batch, heads, length, keys = weights_BHTS.shape
+    groups = v_BSKC.shape[2]
+    weights_BKMS = weights_BHTS.astype(v_BSKC.dtype).reshape(batch, groups, heads // groups * length, keys)
+    out_BKMC = jnp.einsum('BKMS,BSKC->BKMC', weights_BKMS, v_BSKC)
+    return out_BKMC.reshape(batch, heads, length, -1).swapaxes(1, 2).astype(q_BTHC.dtype)
+
+
+def _grouped(q_BTHC: Array, groups: int) -> Array:
+    """[B, T, H, C] -> [B, K, H / K * T, C]: the queries of a group side by side, so that grouped heads are one product."""
+    batch, length, heads, channels = q_BTHC.shape
+    return q_BTHC.swapaxes(1, 2).reshape(batch, groups, heads // groups * length, channels)
+
+
+class Attention(nn.Module):
+    """Self-attention over x [B, T, D]. Parameters: `query`, `key`, `value`, `out`, all 2-D kernels.
+
+    Attributes:
+      num_heads, num_kv_heads, head_dim: H, K (default H; divides H) and C (default D / H).
+      positions: rotates queries and keys, or adds a bias.
+      mask: this layer's own, on top of the context's, such as `Window(4096)`.
+      dropout_rate: of the attention weights.
+      scale: of the scores; default 1 / sqrt(C).
+      kernel_init, out_init: of the kernels of query, key and value, and of out.
+
+    Raises:
+      BadInput: heads that do not divide.
+    """
+
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    positions: Positions = Positions()
+    mask: Mask | None = None
+    use_bias: bool = True
+    dropout_rate: Any = None
+    scale: Any = None
+    kernel_init: Init = nn.initializers.lecun_normal()
+    out_init: Init = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, context: Context, cache: caches.LayerCache | None = None) -> tuple[Array, caches.LayerCache | None]:
+        batch, length, dim = x_BTD.shape
+        heads, kv_heads, channels = head_sizes(dim, self.num_heads, self.num_kv_heads, self.head_dim)
+
+        def project(name: str, heads: int) -> Array:
+            return Linear(heads * channels, self.use_bias, self.kernel_init, name=name)(x_BTD).reshape(batch, length, heads, channels)
+
+        q_BTHC, k_BTKC, v_BTKC = project('query', heads), project('key', kv_heads), project('value', kv_heads)
+        q_BTHC = self.positions.rotate(q_BTHC, context.positions_BT)
+        k_BSKC, v_BSKC = self.positions.rotate(k_BTKC, context.positions_BT), v_BTKC
+        k_index, k_positions = context.index_BT, context.positions_BT
+        if cache is not None:
+            cache = caches.write(cache, k_BSKC, v_BSKC, context.index_BT)
+            k_BSKC, v_BSKC = (array.astype(x_BTD.dtype) for array in cache)
+            k_index = k_positions = jnp.arange(k_BSKC.shape[1], dtype=jnp.int32)[None]
+        out_BTHC = attend(
+            q_BTHC,
+            k_BSKC,
+            v_BSKC,
+            mask=context.mask if self.mask is None else context.mask & self.mask,
+            q_index=context.index_BT,
+            k_index=k_index,
+            scale=self.scale,
+            bias=self.positions.bias(context.positions_BT, k_positions),
+            dropout=Dropout(self.dropout_rate),
+        )
+        return Linear(dim, self.use_bias, self.out_init, name='out')(out_BTHC.reshape(batch, length, -1)), cache
+
+
+def head_sizes(dim: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None) -> tuple[int, int, int]:
+    """(H, K, C), the defaults filled in: K = H, C = dim / H.
+
+    Raises:
+      BadInput: heads that do not divide.
+    """
+    if head_dim is None and dim % num_heads:
+        raise BadInput(f'dim {dim} is not divisible by num_heads {num_heads}; give another num_heads, or head_dim')
+    kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    if num_heads % kv_heads:
+        raise BadInput(f'num_heads {num_heads} is not divisible by num_kv_heads {kv_heads}; give a divisor')
+    return num_heads, kv_heads, dim // num_heads if head_dim is None else head_dim

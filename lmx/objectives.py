@@ -1,0 +1,163 @@
+"""What is minimised: (apply, batch) -> Sums. Every mean is undivided, so that microbatches and devices add up exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx.types import Apply, Array, Batch, Mean, Sums
+
+WHITESPACE = b' \t\n\r\v\f'
+
+
+class Words(NamedTuple):
+    """Counts words from token ids: target t starts inner[t] + ends[input] * begins[t] words. float32 [V] each.
+
+    inner: words that start inside the token, behind its first byte; ends: 1 where a word may start right after the token;
+    begins: 1 where the token's first byte belongs to a word.
+    """
+
+    inner_V: Array
+    ends_V: Array
+    begins_V: Array
+
+    @classmethod
+    def of(cls, pieces: Sequence[bytes], newline_is_word: bool = False) -> Words:
+        """The tables of a vocabulary. Words are what whitespace separates.
+
+        Args:
+          pieces: each token's bytes; b'' for tokens that are no text, behind which a word may start.
+          newline_is_word: every line end counts as one word more, as the figures on WikiText do.
+        """
+        space = [np.array([byte in WHITESPACE for byte in piece], bool) for piece in pieces]
+        lines = [piece.count(b'\n') if newline_is_word else 0 for piece in pieces]
+        return cls(
+            inner_V=np.array([np.sum(s[:-1] & ~s[1:]) + n for s, n in zip(space, lines)], np.float32),
+            ends_V=np.array([not len(s) or s[-1] for s in space], np.float32),
+            begins_V=np.array([len(s) > 0 and not s[0] for s in space], np.float32),
+        )
+
+
+def next_token(
+    apply: Apply,
+    batch: Batch,
+    *,
+    label_smoothing: Any = 0.0,
+    z_loss: Any = 0.0,
+    chunk: int | None = None,
+    byte_counts_V: Array | None = None,
+    words: Words | None = None,
+) -> Sums:
+    """Maximum likelihood of the next token under a `Decoder`.
+
+    Args:
+      batch: inputs, targets [B, T] int32; weights [B, T] float32, 0 = padding; optional segments and positions [B, T] int32.
+      label_smoothing, z_loss, chunk: see `token_losses`.
+      byte_counts_V: float32 [V], the bytes that each token stands for.
+      words: see `Words`.
+
+    Returns:
+      'loss/next_token' (cross-entropy, smoothing included) and, with z_loss, 'loss/z' (coefficient included) are minimised. Metrics:
+      'nll' (nats per token, never smoothed), 'accuracy', with byte_counts_V 'bits_per_byte', with words 'word_nats' (nats per word;
+      exp of it is the word-level perplexity).
+    """
+    inputs, targets, weights = batch['inputs'], batch['targets'], batch['weights'].astype(jnp.float32)
+    (hidden_BTD, _), sown = apply(inputs, segments=batch.get('segments'), positions=batch.get('positions'), method='hidden')
+    totals, sown_out = token_losses(apply, hidden_BTD, targets, weights, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss)
+    count = jnp.sum(weights)
+    sums = {
+        'loss/next_token': Mean(totals['loss'], count),
+        'nll': Mean(totals['nll'], count),
+        'accuracy': Mean(totals['correct'], count),
+    }
+    if 'z' in totals:
+        sums['loss/z'] = Mean(totals['z'], count)
+    if byte_counts_V is not None:
+        sums['bits_per_byte'] = Mean(totals['nll'] / math.log(2), jnp.sum(weights * jnp.asarray(byte_counts_V)[targets]))
+    if words is not None:
+        inner, ends, begins = map(jnp.asarray, words)
+        sums['word_nats'] = Mean(totals['nll'], jnp.sum(weights * (inner[targets] + ends[inputs] * begins[targets])))
+    return merge(sums, sown, sown_out)
+
+
+def token_losses(
+    apply: Apply,
+    hidden: Array,
+    targets: Array,
+    weights: Array,
+    *,
+    chunk: int | None = None,
+    label_smoothing: Any = 0.0,
+    z_loss: Any = 0.0,
+) -> tuple[dict[str, Array], Sums]:
+    """Cross-entropy over the vocabulary, the one place where logits of a training batch exist.
+
+    Args:
+      hidden: [..., T, D]; `apply(hidden, method='unembed')` gives the logits.
+      targets, weights: [..., T].
+      chunk: positions of T that are unembedded at a time (and again in the backward pass), so that the logits of all never exist at
+        once. None = all.
+      label_smoothing: this share of the target is spread over the whole vocabulary, as PyTorch's cross_entropy does it (Szegedy et al.
+        2016, arXiv:1512.00567). May be traced.
+      z_loss: coefficient of the squared log normaliser (PaLM, arXiv:2204.02311, section 5). A static 0 or None: none. May be traced.
+
+    Returns:
+      (weighted float32 totals: 'loss', 'nll', 'correct' and, with z_loss, 'z'; what the unembedding sowed).
+    """
+
+    def losses(hidden: Array, targets: Array, weights: Array) -> tuple[dict[str, Array], Sums]:
+        logits, sown = apply(hidden, method='unembed')
+        return _weighted_totals(logits.astype(jnp.float32), targets, weights, label_smoothing, z_loss), sown
+
+    length = hidden.shape[-2]
+    if chunk is None or chunk >= length:
+        return losses(hidden, targets, weights)
+    # Chunks of positions, not of rows: the batch axis may be spread over devices.
+    parts = tuple(_chunked(array, axis, chunk) for array, axis in ((hidden, -2), (targets, -1), (weights, -1)))
+    _, stacked = jax.lax.scan(lambda carry, part: (carry, jax.checkpoint(losses, prevent_cse=False)(*part)), None, parts)
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), stacked)
+
+
+def _weighted_totals(logits: Array, targets: Array, weights: Array, label_smoothing: Any, z_loss: Any) -> dict[str, Array]:
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    # Compared, not gathered: the gradient of a gather is a scatter over the whole vocabulary.
+    hot = jnp.arange(logits.shape[-1]) == targets[..., None]
+    nll = normaliser - jnp.sum(jnp.where(hot, logits, 0), axis=-1)
+    loss = nll if _off(label_smoothing) else (1 - label_smoothing) * nll + label_smoothing * (normaliser - jnp.mean(logits, axis=-1))
+    correct = jnp.argmax(logits, axis=-1) == targets
+    totals = {'loss': loss, 'nll': jax.lax.stop_gradient(nll), 'correct': correct}
+    if not _off(z_loss):
+        totals['z'] = z_loss * jnp.square(normaliser)
+    return {name: jnp.sum(weights * value) for name, value in totals.items()}
+
+
+def _off(value: Any) -> bool:
+    """Whether a hyperparameter is statically absent; a traced 0 is not."""
+    return value is None or (isinstance(value, (int, float)) and value == 0)
+
+
+def _chunked(x: Array, axis: int, chunk: int) -> Array:
+    """Splits an axis, padded with zeros, into chunks: [..., T, ...] -> [T / chunk, ..., chunk, ...]."""
+    axis %= x.ndim
+    count = -(-x.shape[axis] // chunk)
+    padded = jnp.pad(x, [(0, count * chunk - size if index == axis else 0) for index, size in enumerate(x.shape)])
+    return jnp.moveaxis(padded.reshape(*x.shape[:axis], count, chunk, *x.shape[axis + 1 :]), axis, 0)
+
+
+def merge(*parts: Sums) -> dict[str, Mean]:
+    """Adds sums up by name."""
+    out: dict[str, Mean] = {}
+    for name, mean in (item for part in parts for item in part.items()):
+        out[name] = Mean(out[name].total + mean.total, out[name].count + mean.count) if name in out else mean
+    return out
+
+
+def report(sums: Mapping[str, Mean]) -> dict[str, float]:
+    """total / count by name, in float64; NaN where nothing was counted."""
+    host = {name: Mean(*(float(np.asarray(x, np.float64)) for x in mean)) for name, mean in sums.items()}
+    return {name: mean.total / mean.count if mean.count else math.nan for name, mean in host.items()}

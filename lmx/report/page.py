@@ -1,0 +1,132 @@
+"""`lmx report`: one or several runs as a page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import html
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmx import spec
+from lmx.report import plots
+from lmx.report.read import RunFiles
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --dim: #777; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
+.dim { color: var(--dim); } .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1rem; }
+figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .8rem .15rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number { font-variant-numeric: tabular-nums; } pre { background: var(--soft); padding: .7rem; overflow-x: auto; white-space: pre-wrap; border-radius: 6px; }
+pre b { color: #2a7; } summary { cursor: pointer; } code, pre, td.value { font-family: ui-monospace, monospace; font-size: .88rem; }
+td.value { overflow-wrap: anywhere; }
+"""
+SHOWN = ('loss', 'bits_per_byte', 'perplexity', 'word_perplexity', 'accuracy')
+LOWER_IS_BETTER = frozenset(SHOWN) - {'accuracy'}
+
+
+def write(*workdirs: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """Writes the page and returns its path; by default `report.html` in the first run's folder.
+
+    Raises:
+      BadInput: a folder that holds no run.
+    """
+    runs = [RunFiles(workdir) for workdir in workdirs]
+    target = pathlib.Path(output) if output is not None else runs[0].path / 'report.html'
+    part = target.with_name(target.name + '.part')
+    part.write_text(page(runs))
+    part.replace(target)
+    return target
+
+
+def page(runs: Sequence[RunFiles]) -> str:
+    """The HTML of one or several runs. All text of the runs is escaped."""
+    title = ' · '.join(run.name for run in runs)
+    parts = [f'<h1>{html.escape(title)}</h1>', *(_lead(run) for run in runs), '<h2>Results</h2>', _results(runs), '<h2>Curves</h2>']
+    parts.append(
+        '<div class="plots">' + ''.join(f'<figure><figcaption>{t}</figcaption>{svg}</figure>' for t, svg in plots.figures(runs)) + '</div>'
+    )
+    if len(runs) > 1:
+        parts += ['<h2>What differs</h2>', _differences(runs)]
+    for run in runs:
+        name = f' of {html.escape(run.name)}' if len(runs) > 1 else ''
+        if run.samples:
+            parts += [f'<h2>Samples{name}</h2>', *(_sample(sample) for sample in run.samples)]
+        parts += [f'<h2>Config{name}</h2>', _tree(run.config, 'all values', is_open=False)]
+        parts += [f'<h2>Environment{name}</h2>', _tree(run.provenance, 'command, code, versions, machine', is_open=False)]
+    body = '\n'.join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>{body}</body></html>\n'
+    )
+
+
+def _lead(run: RunFiles) -> str:
+    last = run.metrics[-1] if run.metrics else {}
+    devices = run.provenance.get('devices') or []
+    facts = [
+        f'step {last.get("step", 0):,} of {run.config.get("steps", 0):,}',
+        f'{len(devices)} x {devices[0]}' if devices else '',
+        run.provenance.get('time', ''),
+    ]
+    model = run.config.get('model', {}).get('call', '')
+    text = ' · '.join(str(fact) for fact in (model, *facts) if fact)
+    return f'<p class="dim">{html.escape(run.name + ": " if run.name else "")}{html.escape(text)}</p>'
+
+
+def _results(runs: Sequence[RunFiles]) -> str:
+    """Last and best value per run and split, beside what other methods reach on the same data."""
+    rows = []
+    for run in runs:
+        for split in sorted({str(line.get('split')) for line in run.evaluations}):
+            lines = [line for line in run.evaluations if line.get('split') == split]
+            for key in SHOWN:
+                steps, values = plots.column(lines, key)
+                if values:
+                    best = min(values) if key in LOWER_IS_BETTER else max(values)
+                    at = int(steps[values.index(best)])
+                    others = ', '.join(f'{name} {value:.4f}' for name, value in plots.baselines(run, split, key).items())
+                    rows.append((run.name, split, key, f'{values[-1]:.4f}', f'{best:.4f} at step {at:,}', others))
+    if not rows:
+        return '<p class="dim">No evaluation yet.</p>'
+    head = ('run', 'split', 'value', 'last', 'best', 'beside')
+    return _table(head if any(row[-1] for row in rows) else head[:-1], [row if any(r[-1] for r in rows) else row[:-1] for row in rows])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [''.join(f'<th>{html.escape(str(cell))}</th>' for cell in head)]
+    lines += [''.join(f'<td class="number">{html.escape(str(cell))}</td>' for cell in row) for row in rows]
+    return '<table>' + ''.join(f'<tr>{line}</tr>' for line in lines) + '</table>'
+
+
+def _differences(runs: Sequence[RunFiles]) -> str:
+    values = [{path: str(value) for path, value in spec.leaves(run.config)} for run in runs]
+    paths = [path for path in dict.fromkeys(path for one in values for path in one) if len({one.get(path, '-') for one in values}) > 1]
+    if not paths:
+        return '<p class="dim">The configs are the same.</p>'
+    return _table(('', *(run.name for run in runs)), [(path, *(one.get(path, '-') for one in values)) for path in paths])
+
+
+def _sample(sample: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in sample.items() if key not in ('prompt', 'continuation', 'step')}
+    text = f'<b>{html.escape(str(sample.get("prompt", "")))}</b>{html.escape(str(sample.get("continuation", "")))}'
+    shown = ', '.join(f'{key} {value:.2f}' if isinstance(value, float) else f'{key} {value}' for key, value in rest.items())
+    return f'<pre>{text}</pre><p class="dim">step {html.escape(str(sample.get("step", "")))}, {html.escape(shown)}</p>'
+
+
+def _tree(node: Mapping[str, Any], title: str, is_open: bool) -> str:
+    rows = []
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            rows.append(f'<tr><td>{html.escape(str(key))}</td><td>{_tree(value, value.get("call", "") or "…", True)}</td></tr>')
+        else:
+            shown = value if isinstance(value, str) else repr(value)
+            cell = (
+                f'<details><summary>{len(shown):,} characters</summary><pre>{html.escape(shown)}</pre></details>'
+                if len(shown) > 400
+                else html.escape(shown)
+            )
+            rows.append(f'<tr><td>{html.escape(str(key))}</td><td class="value">{cell}</td></tr>')
+    return f'<details{" open" if is_open else ""}><summary>{html.escape(str(title))}</summary><table>{"".join(rows)}</table></details>'

@@ -1,0 +1,29 @@
+"""One function per command: everything that `lmx` does, from Python."""
+
+from lmx.report.page import write as report
+from lmx.report.runs import find as runs
+from lmx.run.config import base, load, shrink
+from lmx.run.data import data, prepare
+from lmx.run.evaluate import evaluate
+from lmx.run.explain import difference, explain
+from lmx.run.finish import finish, table
+from lmx.run.predict import predict
+from lmx.run.train import Preempted, train
+
+__all__ = [
+    'Preempted',
+    'base',
+    'data',
+    'difference',
+    'evaluate',
+    'explain',
+    'finish',
+    'load',
+    'predict',
+    'prepare',
+    'report',
+    'runs',
+    'shrink',
+    'table',
+    'train',
+]

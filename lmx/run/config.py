@@ -1,0 +1,100 @@
+"""The run-level keys of every config, loading a config file, and shrinking one for a quick look."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import sys
+import traceback
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lmx import spec
+from lmx.types import BadInput
+
+
+def base() -> ConfigDict:
+    """What every run has, with defaults; a config file adds data, tokenizer, task, model and optim, and sets what it likes."""
+    c = ConfigDict()
+    c.seed = 0
+    c.steps = 1000
+    c.batch_size = 32  # examples per step, over all devices and microbatches
+    c.accumulate = 1  # microbatches per step
+    c.mesh = {'data': -1}  # axis -> devices; -1 takes what is left
+    c.rules = ((r'.*', ()),)  # (regex over parameter paths, mesh axes from the right); the first match wins
+    c.cpu_devices = 1  # simulated devices when there is nothing but a CPU
+    c.every = {'log': 10, 'evaluate': 0, 'checkpoint': 0}  # in steps; 0 = at the end only
+    c.keep = {'last': 2, 'best': None, 'mode': 'min'}  # best: an evaluation value, as in 'validation/loss'
+    c.evaluate = ('validation',)  # names under data, evaluated during training
+    c.early_stopping = {'patience': 0, 'metric': 'validation/loss', 'mode': 'min'}  # evaluations without improvement; 0 = never
+    c.nonfinite = 'stop'  # or 'skip': what to do when a loss or gradient is not finite
+    c.init = None  # spec(lmx.train.init.run, workdir=...): parameters to start from
+    c.samples = ()  # prompts to continue when training ends
+    c.baselines = None  # a call that returns {name: value}, printed beside the evaluation
+    c.wandb = None  # project name; needs lmx[wandb]
+    return c
+
+
+LIMITS = {
+    'dim': 64,
+    'num_layers': 2,
+    'num_heads': 2,
+    'num_kv_heads': 2,
+    'head_dim': 32,
+    'mlp_dim': 128,
+    'vocab_size': 512,
+    'max_length': 64,
+}
+
+
+def shrink(c: ConfigDict) -> ConfigDict:
+    """The config as two steps of a tiny model on one CPU: every `:debug`. Hyperparameters keep their names everywhere, so this knows them."""
+    c.steps, c.batch_size, c.accumulate, c.cpu_devices = 2, 2, 1, 1
+    c.every = {'log': 1, 'evaluate': 2, 'checkpoint': 2}
+
+    def walk(node: Any, inside: bool) -> None:
+        for key, value in list(node.items()):
+            if isinstance(value, ConfigDict):
+                walk(value, inside or key in ('model', 'task', 'tokenizer'))
+            elif inside and key in LIMITS and isinstance(value, int):
+                node[key] = min(value, LIMITS[key])
+
+    walk(c, False)
+    return c
+
+
+def load(path: str | os.PathLike[str]) -> ConfigDict:
+    """The config of 'FILE.py', 'FILE.py:ARG' or 'RUN/config.json', unlocked values settable: `config.model.dim = 128`.
+
+    Raises:
+      BadInput: the file does not exist, fails, or has no get_config.
+    """
+    name, _, arg = str(path).partition(':')
+    file = pathlib.Path(name)
+    if not file.exists():
+        near = spec.nearest(str(file), [str(p) for p in file.parent.glob('*.py')]) if file.parent.is_dir() else ''
+        raise BadInput(f'there is no config file {name!r}{near}')
+    if file.suffix == '.json':
+        return spec.from_json(file.read_text())
+    return spec.finish(_get_config(file, arg))
+
+
+def _get_config(file: pathlib.Path, arg: str) -> ConfigDict:
+    found = importlib.util.spec_from_file_location(f'lmx_config_{file.stem}', file)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own modules beside their configs
+    try:
+        found.loader.exec_module(module)
+        if not hasattr(module, 'get_config'):
+            raise BadInput(f'{file} defines no get_config(arg)')
+        return module.get_config(arg)
+    except BadInput as error:
+        raise BadInput(f'{file}: {error}') from None
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise BadInput(f'{file} fails: {type(error).__name__}: {error} ({last.filename}:{last.lineno})') from error

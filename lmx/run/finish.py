@@ -1,0 +1,66 @@
+"""How a run ends: the last evaluation beside its baselines, text that the model wrote, and the report's path."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from lmx import spec
+from lmx.run.parts import Parts
+from lmx.run.predict import predictions
+from lmx.run.restore import restore
+
+
+def finish(config: Any, workdir: pathlib.Path, evaluations: Mapping[str, Mapping[str, float]]) -> str:
+    """Draws samples, writes `samples.jsonl` and `report.html`, and returns what `lmx train` prints last."""
+    from lmx.report import page
+
+    config = spec.finish(config)
+    parts, params, step = restore(workdir, config=config, allow=tuple(modules(config)))
+    baselines = parts.builder('baselines') if config.baselines is not None else {}
+    _record_baselines(workdir, step, config.evaluate, baselines)
+    text = [table(evaluations, baselines)]
+    if config.samples:
+        for prompt, made in zip(config.samples, _samples(parts, params, workdir, step)):
+            text += [f'--- a continuation of {prompt!r}', prompt + made['continuation'], '']
+    text.append(f'report: {page.write(workdir)}')
+    return '\n'.join(text)
+
+
+def modules(config: Mapping[str, Any]) -> set[str]:
+    """The modules that a config calls. A config that this process was given to train is its user's own."""
+    names = [value for path, value in spec.leaves(spec.to_plain(config)) if isinstance(value, str) and ':' in value]
+    return {name.strip('${}').partition(':')[0] for name in names}
+
+
+def _samples(parts: Parts, params: Any, workdir: pathlib.Path, step: int) -> list[dict[str, Any]]:
+    made = predictions(parts, params, parts.config.samples, seed=parts.config.seed)
+    lines = [{'step': step, 'prompt': prompt, **sample} for prompt, sample in zip(parts.config.samples, made)]
+    (workdir / 'samples.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    return made
+
+
+def _record_baselines(workdir: pathlib.Path, step: int, splits: Any, baselines: Mapping[str, float]) -> None:
+    if baselines:
+        line = {'step': step, 'split': splits[0], **{f'baseline/{name}': value for name, value in baselines.items()}}
+        known = (workdir / 'eval.jsonl').read_text() if (workdir / 'eval.jsonl').exists() else ''
+        if json.dumps(line) not in known:
+            with open(workdir / 'eval.jsonl', 'a') as file:
+                file.write(json.dumps(line) + '\n')
+
+
+SHOWN = ('loss', 'perplexity', 'word_perplexity', 'bits_per_byte', 'accuracy')
+
+
+def table(evaluations: Mapping[str, Mapping[str, float]], baselines: Mapping[str, float] | None = None) -> str:
+    """The evaluation as a person reads it: a line per split, then the baselines."""
+    rows = []
+    for split, values in evaluations.items():
+        first = [name for name in SHOWN if name in values]
+        rest = [name for name in values if name not in first and not name.startswith('loss/')]
+        rows.append(f'{split}: ' + ', '.join(f'{name} {values[name]:.4f}' for name in (*first, *rest)))
+    if baselines:
+        rows.append('beside: ' + ', '.join(f'{name} {value:.4f}' for name, value in baselines.items()))
+    return '\n'.join(rows)

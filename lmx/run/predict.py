@@ -1,0 +1,172 @@
+"""`lmx predict`: the task's own prediction for what a person types or hands over in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmx.run.restore import restore
+from lmx.spec import nearest
+from lmx.train.state import bind
+from lmx.types import BadInput, Features, Record, Task
+
+
+def predict(
+    workdir: str | os.PathLike[str],
+    inputs: str | Record | Sequence[str | Record],
+    *,
+    checkpoint: str = 'last',
+    config: Mapping[str, Any] | None = None,
+    allow: Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int = 16,
+    write: Callable[[int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """One prediction per input, in the inputs' order.
+
+    Args:
+      inputs: a text, a record with the task's inputs, or several of either.
+      checkpoint, config, allow: see `lmx.run.restore`; config changes the sampling (`config.task.temperature = 0`).
+      seed: of the sampling; input i draws from a stream of its own, whatever it is batched with.
+      batch_size: inputs predicted together.
+      write: (index, text) -> None gets text as it is made, one input at a time.
+
+    Raises:
+      BadInput: an empty or too long input, a record without a field, a task that predicts nothing.
+    """
+    parts, params, _ = restore(workdir, checkpoint, config, allow)
+    single = isinstance(inputs, (str, Mapping))
+    return predictions(parts, params, [inputs] if single else inputs, seed=seed, batch_size=1 if write else batch_size, write=write)
+
+
+def predictions(
+    parts: Any,
+    params: Any,
+    inputs: Sequence[Any],
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+    write: Callable[[int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """As `predict`, with a run that is already open."""
+    task = parts.task
+    if task.encode is None or task.predict is None or task.decode is None:
+        raise BadInput(f'the task {parts.config.task.call} makes no predictions')
+    records = [_record(task, item, index) for index, item in enumerate(inputs)]
+    windows = [(index, features) for index, record in enumerate(records) for features in _encode(task, record, index)]
+    run = _Predictor(parts, params, seed)
+    found: dict[int, list[tuple[Features, Any]]] = {index: [] for index in range(len(records))}
+    from tqdm import tqdm
+
+    with tqdm(total=len(windows), unit='input', leave=False, disable=write is not None or len(windows) <= batch_size) as bar:
+        for group in _batches(windows, batch_size):
+            arrays = run(group, write)
+            for row, (index, features) in enumerate(group):
+                found[index].append((features, {name: array[row] for name, array in arrays.items()}))
+            bar.update(len(group))
+    return [task.decode(record, found[index]) for index, record in enumerate(records)]
+
+
+class _Predictor:
+    """The compiled prediction: one compilation for every shape of features."""
+
+    def __init__(self, parts: Any, params: Any, seed: int):
+        self.parts, self.params, self.key = parts, params, jax.random.key(seed)
+        self.listener: Callable[[Any], Any] | None = None
+        self.compiled = {listening: jax.jit(self._trace(listening)) for listening in (False, True)}
+
+    def _trace(self, listening: bool) -> Callable[..., Any]:
+        emit = (lambda tokens: self.listener(tokens)) if listening else None  # type: ignore[misc]
+
+        def run(params: Any, batch: Any, indices: Any) -> Any:
+            model = self.parts.make(self.parts.values)[0]
+            keys = jax.vmap(lambda index: jax.random.fold_in(self.key, index))(indices)
+            return self.parts.task.predict(bind(model, params), batch, keys, emit)
+
+        return run
+
+    def __call__(self, group: Sequence[tuple[int, Features]], write: Callable[[int, str], None] | None) -> dict[str, np.ndarray]:
+        indices = [index for index, _ in group]
+        stream = self.parts.task.stream
+        self.listener = stream and stream(write and (lambda row, text: write(indices[row], text)))
+        batch = {name: np.stack([features[name] for _, features in group]) for name in group[0][1]}
+        out = jax.device_get(self.compiled[self.listener is not None](self.params, batch, np.array(indices, np.int32)))
+        if self.listener is not None and hasattr(self.listener, 'finish'):
+            self.listener.finish()
+        return out
+
+
+def _record(task: Task, item: Any, index: int) -> Record:
+    if isinstance(item, str):
+        first, *others = task.inputs
+        if others:
+            raise BadInput(f'input {index + 1} is a bare text; this task needs records with {", ".join(task.inputs)}')
+        return {first: item}
+    for name in task.inputs:
+        if name not in item:
+            raise BadInput(f'input {index + 1} has no field {name!r}{nearest(name, list(item))}; this task needs {", ".join(task.inputs)}')
+    return item
+
+
+def _encode(task: Task, record: Record, index: int) -> Sequence[Features]:
+    assert task.encode is not None
+    try:
+        return task.encode(record)
+    except BadInput as error:
+        raise BadInput(f'input {index + 1}: {error}') from None
+
+
+def _batches(windows: Sequence[tuple[int, Features]], size: int) -> Iterable[list[tuple[int, Features]]]:
+    """Groups of up to `size` windows of one shape; the order within a shape is kept."""
+
+    def shape(window: tuple[int, Features]) -> Any:
+        return tuple((name, np.shape(value)) for name, value in sorted(window[1].items()))
+
+    for _, same in itertools.groupby(sorted(windows, key=lambda window: str(shape(window))), key=shape):
+        same = list(same)
+        yield from (same[start : start + size] for start in range(0, len(same), size))
+
+
+def read_inputs(path: str | os.PathLike[str]) -> list[Any]:
+    """Inputs from a file: one JSON text or record per line (.jsonl), or one text per line.
+
+    Raises:
+      BadInput: no such file, an empty one, or a broken line (its number is named).
+    """
+    file = pathlib.Path(path)
+    if not file.exists():
+        raise BadInput(f'there is no file {path}')
+    lines = file.read_text().splitlines()
+    if not lines:
+        raise BadInput(f'{path} is empty')
+    return [_json(path, number, line) for number, line in enumerate(lines, 1)] if file.suffix == '.jsonl' else lines
+
+
+def _json(path: Any, number: int, line: str) -> Any:
+    with contextlib.suppress(json.JSONDecodeError):
+        value = json.loads(line)
+        if isinstance(value, (str, dict)):
+            return value
+    raise BadInput(f'{path}:{number} is neither a JSON text nor a JSON record: {line[:60]!r}')
+
+
+def write_outputs(path: str | os.PathLike[str], inputs: Sequence[Any], outputs: Sequence[Mapping[str, Any]]) -> None:
+    """JSONL, one line per input in order; the file appears whole or not at all, and an existing one is not overwritten.
+
+    Raises:
+      BadInput: the file exists.
+    """
+    target = pathlib.Path(path)
+    if target.exists():
+        raise BadInput(f'{path} exists; give another --output')
+    part = target.with_name(target.name + '.part')
+    part.write_text(''.join(json.dumps({'input': a, **b}, ensure_ascii=False) + '\n' for a, b in zip(inputs, outputs)))
+    part.rename(target)

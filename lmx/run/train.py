@@ -1,0 +1,242 @@
+"""`lmx train`: one config, one run, from the first step or from where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from lmx import spec
+from lmx.data import pipeline
+from lmx.optim import eval_params
+from lmx.run.parts import Parts
+from lmx.train import loop, shard
+from lmx.train.checkpoint import Checkpoints
+from lmx.train.evaluate import evaluate
+from lmx.train.log import Log
+from lmx.train.workdir import Workdir
+from lmx.types import BadInput
+
+
+class Preempted(Exception):
+    """Training was asked to stop and has saved a checkpoint. Exit code 75."""
+
+
+def train(
+    config: Any, workdir: str | os.PathLike[str] | None = None, *, profile: tuple[int, int] | None = None
+) -> dict[str, dict[str, float]]:
+    """Trains; with the workdir of an unfinished run it goes on where that run was.
+
+    Args:
+      config: of `lmx.load` or a config file's get_config.
+      workdir: the run's folder; None makes `runs/<time>`.
+      profile: (from, to): writes a trace of these steps to `WORKDIR/profile`.
+
+    Returns:
+      {split: the values of its last evaluation}. The files it leaves are described in the README.
+
+    Raises:
+      BadInput: anything the user can mend, before anything is overwritten.
+      Preempted: SIGTERM or Ctrl-C came, and a checkpoint has been written.
+    """
+    config = spec.finish(config)
+    _check_numbers(config)
+    parts = Parts(config)
+    _ = parts.mesh  # refuses a batch size that does not divide before anything is written
+    folder = Workdir(workdir or pathlib.Path('runs') / time.strftime('%Y%m%d-%H%M%S'), config)
+    try:
+        return _Run(parts, folder, profile).run()
+    finally:
+        folder.close()
+
+
+class _Run:
+    """One start of one run."""
+
+    def __init__(self, parts: Parts, folder: Workdir, profile: tuple[int, int] | None):
+        self.parts, self.folder, self.config = parts, folder, parts.config
+        self.profile = (*profile, str(folder.path / 'profile')) if profile else None
+        self.evaluations: dict[str, dict[str, float]] = {}
+        self.evaluated_at = -1
+        self.signal: str | None = None
+        self.main = jax.process_index() == 0
+
+    def run(self) -> dict[str, dict[str, float]]:
+        parts, config = self.parts, self.config
+        batches = parts.train_batches()
+        self.fingerprint = batches.fingerprint
+        parts.check()
+        warnings = self.folder.record(config)
+        self._save_tokenizer()
+        for text in warnings:
+            say(f'resuming under other conditions ({text}): the result will equal an undisturbed run to rounding, not to the bit')
+        keep = config.keep
+        self.checkpoints = Checkpoints(self.folder.path / 'checkpoints', keep_last=keep.last, best=keep.best, mode=keep.mode)
+        state, start, lengths = self._first_state()
+        self.log = Log(self.folder.path, lengths, start, _trackers(config, self.folder.path))
+        self.eval_step = parts.jitted_eval_step()
+        step = parts.jitted_train_step()
+        self._announce(state, start)
+        try:
+            with _Signals(self), pipeline.prefetch(lambda index: self._put(batches, index), start, config.steps) as feed:
+                state, reason = loop.fit(
+                    state,
+                    lambda state, batch: step(state, batch, parts.values),
+                    feed,
+                    loop.Hooks(self._log, self._evaluate, self._save, self._stop, pipeline.batch_hash),
+                    start=start,
+                    steps=config.steps,
+                    every=config.every,
+                    nonfinite=config.nonfinite,
+                    profile=self.profile,
+                )
+            self.checkpoints.close()
+        finally:
+            with contextlib.suppress(BadInput):  # whatever ended the run is the news, not that a save under way failed too
+                self.checkpoints.close()
+            self.log.close()
+        if reason == 'preempted':
+            raise Preempted(f'{self.signal}: checkpoint written; run the same command again to go on')
+        if reason:
+            say(f'stopped early: {reason}')
+        return self.evaluations or _last_evaluations(self.folder.path)
+
+    def _put(self, batches: pipeline.Batches, index: int) -> tuple[Any, Any]:
+        batch = batches(index)
+        return batch, shard.put_batch(batch, self.parts.mesh)
+
+    def _first_state(self) -> tuple[Any, int, Mapping[str, int] | None]:
+        """(state, updates done, lengths of the log files): last good checkpoint, else config.init, else fresh."""
+        found = self.checkpoints.newest_good(self.parts.abstract_state()) if self.checkpoints.steps() else None
+        if found is not None:
+            step, state, meta = found
+            if meta['data'] != self.fingerprint:
+                raise BadInput(
+                    f'the training data of {self.folder.path} has changed since step {step}; restore it, or give a new --workdir'
+                )
+            say(f'resuming at step {step} of {self.config.steps}')
+            return state, step, meta['lengths']
+        state = self.parts.jitted_init()(self.parts.values)
+        if self.config.init is not None:
+            loaded = self.parts.builder('init')(state.params)
+            say(str(loaded))
+            optimizer = self.parts.make(self.parts.values)[2]
+            layouts = jax.tree.map(lambda leaf: leaf.sharding, self.parts.abstract_state().opt_state)
+            state = state.replace(params=loaded.params, opt_state=jax.jit(optimizer.init, out_shardings=layouts)(loaded.params))
+        return state, 0, None
+
+    # -- what the loop calls
+
+    def _log(self, line: dict[str, Any]) -> None:
+        if self.main:
+            self.log.write('metrics.jsonl', line)
+
+    def _evaluate(self, step: int, state: Any) -> None:
+        params = eval_params(state.opt_state, state.params)
+        self.evaluated_at = step
+        for split in self.config.evaluate:
+            batches = (shard.put_batch(batch, self.parts.mesh) for batch in self.parts.eval_batches(split))
+            values = evaluate(self.eval_step, params, batches)
+            self.evaluations[split] = values
+            if self.main:
+                self.log.write('eval.jsonl', {'step': step, 'split': split, **values})
+
+    def _save(self, step: int, state: Any) -> None:
+        # Values of an earlier step say nothing about this checkpoint.
+        now = self.evaluations if self.evaluated_at == step else {}
+        metrics = {f'{split}/{name}': value for split, values in now.items() for name, value in values.items()}
+        best = self.config.keep.best
+        if metrics and best is not None and best not in metrics:
+            raise BadInput(f'keep.best {best!r} is not evaluated; there are {", ".join(metrics)}')
+        self.checkpoints.save(step, state, {'data': self.fingerprint, 'lengths': self.log.sync()}, metrics)
+
+    def _stop(self, step: int) -> str | None:
+        if self.signal:
+            return 'preempted'
+        rule = self.config.early_stopping
+        if rule.patience:
+            split, name = rule.metric.split('/', 1)
+            history = [line[name] for line in read_lines(self.folder.path / 'eval.jsonl') if line['split'] == split and name in line]
+            best = max if rule.mode == 'max' else min
+            recent, before = history[-rule.patience :], history[: -rule.patience]
+            if before and best(*recent, *before) == best(before):
+                return f'{rule.metric} has not improved for {rule.patience} evaluations'
+        return None
+
+    # -- around it
+
+    def _save_tokenizer(self) -> None:
+        if self.main and self.config.get('tokenizer') is not None and not (self.folder.path / 'tokenizer.json').exists():
+            self.parts.builder('tokenizer').save(self.folder.path / 'tokenizer.json')
+
+    def _announce(self, state: Any, start: int) -> None:
+        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        devices = jax.devices()
+        say(f'{count:,} parameters on {len(devices)} {devices[0].device_kind} device(s), mesh {dict(self.parts.mesh.shape)}')
+        say(f'{len(self.parts.features("train")):,} training examples, {self.config.batch_size} a step, steps {start}..{self.config.steps}')
+
+
+class _Signals:
+    """SIGTERM and Ctrl-C ask for a checkpoint and an orderly end; a second Ctrl-C ends at once."""
+
+    def __init__(self, run: _Run):
+        self.run, self.before = run, {}
+
+    def __enter__(self) -> None:
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._ask)
+        except ValueError:  # not the main thread of a notebook server: signals stay as they are
+            pass
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: Any) -> None:
+        if self.run.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.run.signal = signal.Signals(number).name
+
+
+def say(text: str) -> None:
+    """A line for the person who watches; results go to stdout, everything else here."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            yield json.loads(line)
+
+
+def _last_evaluations(workdir: pathlib.Path) -> dict[str, dict[str, float]]:
+    return {line.pop('split'): {k: v for k, v in line.items() if k != 'step'} for line in read_lines(workdir / 'eval.jsonl')}
+
+
+def _check_numbers(config: Any) -> None:
+    for name, least in (('steps', 0), ('batch_size', 1), ('accumulate', 1)):
+        if not isinstance(config[name], int) or config[name] < least:
+            raise BadInput(f'{name} {config[name]!r} must be a whole number of at least {least}')
+    if config.nonfinite not in ('stop', 'skip'):
+        raise BadInput(f'nonfinite {config.nonfinite!r} must be stop or skip')
+
+
+def _trackers(config: Any, workdir: pathlib.Path) -> Sequence[Any]:
+    if not config.wandb or jax.process_index() != 0:
+        return ()
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        raise BadInput("config.wandb needs `pip install 'lmx[wandb]'`") from None
+    run = wandb.init(project=config.wandb, dir=str(workdir), id=workdir.name, resume='allow', config=spec.to_plain(config))
+    return (lambda line: run.log({f'{line["split"]}/{k}': v for k, v in line.items() if isinstance(v, (int, float))}, step=line['step']),)

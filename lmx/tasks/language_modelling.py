@@ -1,0 +1,168 @@
+"""Language modelling: the next token, and text that goes on from a prompt."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lmx import objectives
+from lmx.data import packing
+from lmx.data.cache import token_cache
+from lmx.decode import sample
+from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
+
+
+def language_modelling(
+    *,
+    tokenizer: Any,
+    max_length: int,
+    windows: Callable[..., Any] = packing.concatenated,
+    stride: int | None = None,
+    field: str = 'text',
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    chunk: int | None = None,
+    newline_is_word: bool = False,
+    max_tokens: int = 128,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+) -> Task:
+    """Maximum likelihood of the next token; records are {field: text}.
+
+    Args:
+      tokenizer: text -> ids.
+      max_length: tokens per window, and of context when text is continued.
+      windows: `packing.concatenated` (documents run on) or `packing.packed` (whole documents, attention within each).
+      stride: evaluate with overlapping windows, each predicting only its last `stride` tokens; None = max_length. Training does best without.
+      label_smoothing, z_loss, chunk: see `lmx.objectives.next_token`.
+      newline_is_word: count line ends as words in word-level perplexity, as WikiText's published figures do.
+      max_tokens: new tokens per prompt; temperature (0 = greedy), top_k, top_p, min_p, repetition_penalty: how they are drawn.
+      stop: strings that end a continuation; they are not part of it.
+
+    The objective reports 'nll' and 'accuracy' per token, 'bits_per_byte' where the tokenizer is lossless, and 'word_nats' per word.
+    """
+    sampling = sample.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty)
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+
+    def features(records: Any) -> Any:
+        cache = token_cache(records, tokenizer, field=field)
+        extra = {} if stride is None else {'stride': stride}
+        return windows(cache, length=max_length, eos_id=tokenizer.eos_id, **extra)
+
+    def encode(record: Record) -> list[Features]:
+        if not record[field]:
+            raise BadInput('the prompt is empty; give at least one character')
+        start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        ids = np.concatenate([np.array(start, np.int32), tokenizer.encode(record[field])])
+        if len(ids) >= max_length:
+            raise BadInput(f'the prompt has {len(ids)} tokens, the model reads at most {max_length - 1}; shorten it')
+        size = min(max_length - 1, 1 << max(4, int(len(ids) - 1).bit_length()))  # few shapes, so few compilations
+        return [{'prompt': np.pad(ids, (0, size - len(ids))).astype(np.int32), 'length': np.int32(len(ids))}]
+
+    def predict(apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None) -> Mapping[str, Array]:
+        return sample.continue_text(
+            functools.partial(_step, apply),
+            functools.partial(_empty_cache, apply),
+            batch['prompt'],
+            batch['length'],
+            key,
+            context=max_length,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            eos_id=tokenizer.eos_id,
+            emit=emit,
+        )
+
+    def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
+        ((_, arrays),) = windows
+        count = int(arrays['lengths'])
+        text, _ = _cut(tokenizer.decode(arrays['tokens'][:count]), stops)
+        return {'continuation': text, 'tokens': count, 'logprob': float(np.sum(arrays['logprobs'][:count]))}
+
+    def describe(example: Features) -> str:
+        real = np.asarray(example['weights']) > 0
+        return tokenizer.decode(np.asarray(example['targets'])[real])
+
+    return Task(
+        inputs=(field,),
+        features=features,
+        objective=_objective(tokenizer, label_smoothing, z_loss, chunk, newline_is_word),
+        encode=encode,
+        predict=predict,
+        decode=decode,
+        describe=describe,
+        stream=lambda write: Streamer(tokenizer, stops, write) if write or stops else None,
+    )
+
+
+def _objective(tokenizer: Any, label_smoothing: float, z_loss: float, chunk: int | None, newline_is_word: bool) -> Any:
+    pieces = tokenizer.pieces
+    counts = {}
+    if pieces is not None:
+        counts['byte_counts_V'] = np.array([len(piece) for piece in pieces], np.float32)
+        counts['words'] = objectives.Words.of(pieces, newline_is_word)
+    return functools.partial(objectives.next_token, label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, **counts)
+
+
+def _step(apply: Apply, tokens_BT: Array, cache: Any, segments: Array | None = None) -> tuple[Array, Any]:
+    (logits_BTV, cache), _ = apply(tokens_BT, cache=cache, segments=segments)
+    return logits_BTV, cache
+
+
+def _empty_cache(apply: Apply, batch_size: int, max_length: int) -> Any:
+    cache, _ = apply(batch_size, max_length, method='init_cache')
+    return cache
+
+
+def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The text up to the first stop string, and whether there was one."""
+    found = [text.index(stop) for stop in stops if stop in text]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+class Streamer:
+    """Sees every token as it is made: writes the text that has become certain, and ends a row at a stop string."""
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str], write: Callable[[int, str], None] | None):
+        self.tokenizer, self.stops, self.write = tokenizer, stops, write
+        self.ids: list[list[int]] = []
+        self.shown: list[int] = []
+        self.done: list[bool] = []
+
+    def __call__(self, tokens_B: Array) -> np.ndarray:
+        tokens = np.asarray(tokens_B).tolist()
+        if not self.ids:
+            self.ids, self.shown, self.done = [[] for _ in tokens], [0] * len(tokens), [False] * len(tokens)
+        for row, token in enumerate(tokens):
+            if not self.done[row]:
+                self._add(row, token)
+        return np.array(self.done)
+
+    def _add(self, row: int, token: int) -> None:
+        if token == self.tokenizer.eos_id:
+            self.done[row] = True
+        else:
+            self.ids[row].append(token)
+        text, stopped = _cut(self.tokenizer.decode(self.ids[row]), self.stops)
+        self.done[row] = self.done[row] or stopped
+        # Hold back what may yet change: an unfinished character, or the beginning of a stop string.
+        hold = 0 if self.done[row] else max([len(stop) - 1 for stop in self.stops], default=0)
+        ready = text[: len(text) - hold].rstrip('\ufffd') if not self.done[row] else text
+        if self.write and len(ready) > self.shown[row]:
+            self.write(row, ready[self.shown[row] :])
+            self.shown[row] = len(ready)
+
+    def finish(self) -> None:
+        """Writes what was still held back."""
+        for row, ids in enumerate(self.ids):
+            text, _ = _cut(self.tokenizer.decode(ids), self.stops)
+            if self.write and len(text) > self.shown[row]:
+                self.write(row, text[self.shown[row] :])
+                self.shown[row] = len(text)

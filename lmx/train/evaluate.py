@@ -1,0 +1,42 @@
+"""Evaluation: every example exactly once, sums added up in float64 on the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmx.types import Batch, Mean, Sums
+
+
+def evaluate(step: Callable[[Any, Batch], Sums], params: Any, batches: Iterable[Batch]) -> dict[str, float]:
+    """The report over all batches; the sum of one batch is read while the next one runs."""
+    total: dict[str, np.ndarray] = {}
+    pending = None
+    for batch in batches:
+        sums = step(params, batch)
+        _add(total, pending)
+        pending = sums
+    _add(total, pending)
+    return report({name: Mean(*value) for name, value in total.items()})
+
+
+def _add(total: dict[str, np.ndarray], sums: Sums | None) -> None:
+    for name, mean in jax.device_get(sums or {}).items():
+        total[name] = total.get(name, np.zeros(2)) + np.asarray(mean, np.float64)
+
+
+def report(sums: Mapping[str, Mean]) -> dict[str, float]:
+    """Sums as numbers: every mean by its name, 'loss' = the sum of all losses, and 'perplexity' = exp(nll) where there is an 'nll'."""
+    means = {name: float(mean.total) / float(mean.count) if float(mean.count) else math.nan for name, mean in sums.items()}
+    out = {'loss': sum(value for name, value in means.items() if name.startswith('loss/'))}
+    losses = [name for name in means if name.startswith('loss/')]
+    out.update({name: value for name, value in means.items() if name not in losses or len(losses) > 1})
+    for name, perplexity in (('nll', 'perplexity'), ('word_nats', 'word_perplexity')):
+        if name in means:
+            out[perplexity] = math.exp(min(means[name], 700.0))
+    out.pop('word_nats', None)
+    return out

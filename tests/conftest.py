@@ -1,0 +1,30 @@
+"""Eight simulated CPU devices and one compilation cache for all tests; what a test needs and the machine lacks, it skips with the reason."""
+
+import os
+import pathlib
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Subprocesses inherit both, so that each program is compiled once per machine and not once per test.
+    os.environ.setdefault('LMX_CACHE', str(config.cache.mkdir('lmx')))  # type: ignore[union-attr]
+    import jax
+
+    jax.config.update('jax_num_cpu_devices', 8)
+    jax.config.update('jax_compilation_cache_dir', os.path.join(os.environ['LMX_CACHE'], 'xla'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+@pytest.fixture(scope='session')
+def root() -> pathlib.Path:
+    return pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='session')
+def raw_data(root: pathlib.Path) -> pathlib.Path:
+    """The folder of raw data sets, for tests marked real_data."""
+    folder = pathlib.Path(os.environ.get('LMX_DATA', root.parent / 'shared' / 'data'))
+    if not folder.is_dir():
+        pytest.skip(f'no raw data in {folder}; set LMX_DATA')
+    return folder

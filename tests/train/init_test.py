@@ -1,0 +1,82 @@
+"""Warm starts: what is loaded, fresh and unused; subtrees, renames, EMA; and that nothing is loaded in silence."""
+
+import jax
+import numpy as np
+import pytest
+
+from lmx import run
+from lmx.run.config import load
+from lmx.train import init
+from lmx.types import BadInput
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory: pytest.TempPathFactory):
+    workdir = tmp_path_factory.mktemp('runs') / 'source'
+    config = load('tests/tiny.py:steps=10')
+    run.train(config, workdir)
+    return workdir
+
+
+def fresh(source):
+    return jax.tree.map(lambda leaf: np.zeros_like(leaf) + 7.0, init.read_params(source, which='raw'))
+
+
+def device(tree):
+    return jax.tree.map(jax.numpy.asarray, tree)
+
+
+def test_everything_loads_into_the_same_model(source):
+    loaded = init.run(workdir=str(source))(device(fresh(source)))
+    assert not loaded.fresh
+    assert not loaded.unused
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, init.read_params(source, which='ema'))
+
+
+def test_ema_and_raw_parameters_differ_and_both_can_be_had(source):
+    raw, ema = init.read_params(source, which='raw'), init.read_params(source, which='ema')
+    different = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(raw), jax.tree.leaves(ema), strict=True)]
+    assert any(different)
+
+
+def test_average_is_the_mean_of_the_last(source):
+    mean = init.read_params(source, 'average:2', which='raw')
+    five, ten = (init.read_params(source, step, which='raw') for step in ('5', '10'))
+    jax.tree.map(lambda m, a, b: np.testing.assert_allclose(m, (a + b) / 2, rtol=1e-6, atol=1e-7), mean, five, ten)
+
+
+def test_a_part_under_another_name(source):
+    target = {'encoder': device(fresh(source))['blocks'], 'head': device(np.zeros(3, np.float32))}
+    loaded = init.run(workdir=str(source), take='^blocks/', rename=(('^blocks/', 'encoder/'),))(target)
+    assert loaded.fresh == ['head']
+    assert 'warm start:' in str(loaded)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params['encoder'], init.read_params(source)['blocks'])
+
+
+def test_misfits_are_errors(source):
+    with pytest.raises(BadInput, match='use rename'):
+        init.run(workdir=str(source))({'other': device(np.zeros(3, np.float32))})
+    wrong = device(fresh(source))
+    wrong['embed']['embedding'] = wrong['embed']['embedding'][:-1]
+    with pytest.raises(BadInput, match='expected'):
+        init.run(workdir=str(source))(wrong)
+    with pytest.raises(BadInput, match='holds no run'):
+        init.read_params('nowhere')
+
+
+def test_a_new_run_starts_from_it(source, tmp_path, capsys):
+    config = load('tests/tiny.py:steps=1,dropout=0')
+    with config.unlocked(), config.ignore_type():
+        config.init = spec_of(workdir=str(source), checkpoint='best')
+        config.optim.schedule = 0.0
+    warm = run.train(config, tmp_path / 'warm')
+    assert 'loaded, 0 fresh, 0 of the source unused' in capsys.readouterr().err
+    known = run.evaluate(source, checkpoint='best', allow=('tests',))
+    # The learning rate is 0 and weight decay is scaled by it: only compilation differs.
+    assert warm['validation']['loss'] == pytest.approx(known['validation']['loss'], rel=1e-5)
+
+
+def spec_of(**kwargs):
+    from lmx.spec import spec
+
+    return spec(init.run, **kwargs)
