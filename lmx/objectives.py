@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -155,9 +155,3 @@ def merge(*parts: Sums) -> dict[str, Mean]:
     for name, mean in (item for part in parts for item in part.items()):
         out[name] = Mean(out[name].total + mean.total, out[name].count + mean.count) if name in out else mean
     return out
-
-
-def report(sums: Mapping[str, Mean]) -> dict[str, float]:
-    """total / count by name, in float64; NaN where nothing was counted."""
-    host = {name: Mean(*(float(np.asarray(x, np.float64)) for x in mean)) for name, mean in sums.items()}
-    return {name: mean.total / mean.count if mean.count else math.nan for name, mean in host.items()}

@@ -83,13 +83,15 @@ class Parts:
 
     def abstract_state(self) -> Any:
         """The TrainState as shapes with their shardings; nothing is computed."""
-        state = jax.eval_shape(lambda: init_state(self.make, self.values, self.batch_shapes, self.config.seed))
+        shapes = self.batch_shapes  # built here and not under the trace, where a task's own arrays would become tracers
+        state = jax.eval_shape(lambda: init_state(self.make, self.values, shapes, self.config.seed))
         shardings = shard.state_shardings(state, self.config.rules, self.mesh)
         return jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), state, shardings)
 
     def check(self) -> None:
         """Traces the step on the real batch shapes before any device is used; raises BadInput for a combination that cannot work."""
         state = self.abstract_state()
+        self._check_vocabulary()
         _, sums = jax.eval_shape(
             functools.partial(train_step, make=self.make, accumulate=self.config.accumulate), state, self.batch_shapes, self.values
         )
@@ -97,6 +99,15 @@ class Parts:
             raise BadInput(f'the task returns no loss/* to minimise, only {", ".join(sums)}')
         if self.config.accumulate > 1 and not self.task.additive:
             raise BadInput(f'accumulate {self.config.accumulate}: this task couples the examples of a batch; use accumulate=1')
+
+    def _check_vocabulary(self) -> None:
+        """Ids that the model has no embedding for would be NaN in the middle of training."""
+        has = getattr(self.make(self.values)[0], 'vocab_size', None)
+        if has is None or 'tokenizer' not in self.config:
+            return
+        needs = self.builder('tokenizer').vocab_size
+        if has < needs:
+            raise BadInput(f'model.vocab_size {has} is smaller than the {needs} ids of the tokenizer; use ref("tokenizer.vocab_size")')
 
     def jitted_init(self) -> Any:
         """() -> TrainState, every leaf born where it belongs."""
