@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells the log what a person need not read
     try:
         sys.exit(_run(argv))
+    except KeyboardInterrupt:
+        print('lmx: interrupted', file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         code, line = _explain(error)
         if show_traceback or line is None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lmx.data import pipeline
+from lmx import spec
+from lmx.data import pipeline, transforms
 from lmx.run.parts import Parts
 from lmx.types import BadInput
 
@@ -37,6 +38,7 @@ def prepare(config: Mapping[str, Any]) -> str:
 def _split(parts: Parts, split: str, examples: int) -> Iterator[str]:
     records = parts.records(split)
     yield f'{split}'
+    yield from _cleaning(parts, split)
     yield f'  records   {len(records):,}: {_shorten(records[0])}'
     features = parts.features(split)
     yield f'  features  {len(features):,}: {_shapes(features[0])}'
@@ -44,6 +46,19 @@ def _split(parts: Parts, split: str, examples: int) -> Iterator[str]:
     padding = 1 - np.mean([np.mean(np.asarray(row['weights']) > 0) for row in rows])
     yield f'  batch     {parts.config.batch_size} examples a step; weight 0 (padding and context): {padding:.1%}'
     yield from _decoded(parts, rows[:examples])
+
+
+def _cleaning(parts: Parts, split: str) -> Iterator[str]:
+    """How many records each cleaning step leaves, where the config has any."""
+    path = f'data.{split}'
+    node = spec.get(parts.config, path)
+    if node.get(spec.CALL) != spec.name_of(transforms.apply):
+        return
+    records = parts.builder(f'{path}.source')
+    yield f'  source    {len(records):,}'
+    for step, named in zip(parts.builder(f'{path}.steps'), node.steps):
+        records = step(records)
+        yield f'  cleaned   {len(records):,} after {named[spec.CALL].partition(":")[2]}'
 
 
 def _step(parts: Parts, step: int, examples: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -74,6 +74,7 @@ class _Run:
         batches = parts.train_batches()
         self.fingerprint = batches.fingerprint
         parts.check()
+        trackers = _trackers(config, self.folder.path)
         warnings = self.folder.record(config)
         self._save_tokenizer()
         for text in warnings:
@@ -81,7 +82,7 @@ class _Run:
         keep = config.keep
         self.checkpoints = Checkpoints(self.folder.path / 'checkpoints', keep_last=keep.last, best=keep.best, mode=keep.mode)
         state, start, lengths = self._first_state()
-        self.log = Log(self.folder.path, lengths, start, _trackers(config, self.folder.path))
+        self.log = Log(self.folder.path, lengths, start, trackers)
         self.eval_step = parts.jitted_eval_step()
         step = parts.jitted_train_step()
         self._announce(state, start)
@@ -231,7 +232,7 @@ def _check_numbers(config: Any) -> None:
         raise BadInput(f'nonfinite {config.nonfinite!r} must be stop or skip')
 
 
-def _trackers(config: Any, workdir: pathlib.Path) -> Sequence[Any]:
+def _trackers(config: Any, workdir: pathlib.Path) -> tuple[Any, ...]:
     if not config.wandb or jax.process_index() != 0:
         return ()
     try:

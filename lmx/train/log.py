@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ class Bar:
     def __init__(self, start: int, steps: int):
         from tqdm import tqdm
 
-        self._quiet = not sys.stderr.isatty()
+        self._quiet, self._shown = not sys.stderr.isatty(), 0.0
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -92,12 +93,16 @@ class Bar:
             smoothing=0.1,
         )
 
-    def step(self, **values: str) -> None:
-        self._bar.set_postfix(values, refresh=False)
+    def step(self) -> None:
         self._bar.update()
 
-    def say(self, text: str) -> None:
-        self._bar.write(text, file=sys.stderr)
+    def due(self) -> bool:
+        """Whether it is time to show new values to a person who watches."""
+        return not self._quiet and time.monotonic() - self._shown > 0.5
+
+    def show(self, **values: str) -> None:
+        self._shown = time.monotonic()
+        self._bar.set_postfix(values, refresh=False)
 
     def close(self) -> None:
         self._bar.close()

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from lmx.train.evaluate import report
 from lmx.train.log import Bar
-from lmx.types import BadInput, Batch, Mean, Sums
+from lmx.types import BadInput, Batch, Sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,39 +110,37 @@ def _due(interval: int, done: int, start: int) -> bool:
 
 def _read(pending: _Pending, hooks: Hooks, clock: _Clock, bar: Bar, nonfinite: str) -> None:
     """Waits for a step and reports it. The next step is already queued, so the device does not wait for this."""
-    sums: dict[str, Mean] = jax.device_get(dict(pending.sums))
-    skipped = bool(sums.pop('skipped').total)
-    tokens = max(float(mean.count) for name, mean in sums.items() if name.startswith('loss/'))
-    clock.tick(tokens)
-    line = report(sums)
-    bar.step(loss=f'{line["loss"]:.4f}', tok_s=f'{clock.rate():.3g}')
-    if skipped and nonfinite == 'stop':
-        raise BadInput(
-            f'loss {line["loss"]} or gradient norm {line["grad_norm"]} is not finite at step {pending.step}; the update was not made. '
-            'Lower the learning rate, or go on with --config.nonfinite=skip'
-        )
-    if pending.batch_hash is not None or skipped:
-        rate, seconds = clock.read()
-        timing = {'tokens_per_second': rate, 'step_seconds': seconds}
-        extra = {'skipped': 1} if skipped else {}
-        hooks.log({'step': pending.step, 'split': 'train', **line, **extra, **timing, 'batch_hash': pending.batch_hash})
+    skipped = bool(np.asarray(pending.sums['skipped'].total))
+    clock.tick(pending.sums)
+    logged = pending.batch_hash is not None or skipped
+    if logged or bar.due():  # on other steps nothing more is read: on a CPU, reading takes time from computing
+        line = report({name: mean for name, mean in jax.device_get(dict(pending.sums)).items() if name != 'skipped'})
+        bar.show(loss=f'{line["loss"]:.4f}', tok_s=f'{clock.rate():.3g}')
+        if skipped and nonfinite == 'stop':
+            raise BadInput(
+                f'loss {line["loss"]} or gradient norm {line["grad_norm"]} is not finite at step {pending.step}; the update was not made. '
+                'Lower the learning rate, or go on with --config.nonfinite=skip'
+            )
+        if logged:
+            rate, seconds = clock.read()
+            extra = {'skipped': 1} if skipped else {}
+            timing = {'tokens_per_second': rate, 'step_seconds': seconds}
+            hooks.log({'step': pending.step, 'split': 'train', **line, **extra, **timing, 'batch_hash': pending.batch_hash})
+    bar.step()
 
 
 class _Clock:
     """Throughput since the last reading, evaluations and saves not counted."""
 
     def __init__(self) -> None:
-        self._tokens = self._seconds = self._steps = 0.0
+        self._counts: list[Any] = []
+        self._seconds = 0.0
         self._since = time.perf_counter()
 
-    def tick(self, tokens: float) -> None:
+    def tick(self, sums: Sums) -> None:
         now = time.perf_counter()
-        self._tokens, self._seconds, self._steps, self._since = (
-            self._tokens + tokens,
-            self._seconds + now - self._since,
-            self._steps + 1,
-            now,
-        )
+        self._counts.append([mean.count for name, mean in sums.items() if name.startswith('loss/')])
+        self._seconds, self._since = self._seconds + now - self._since, now
 
     def pause(self) -> None:
         self._since = time.perf_counter()
@@ -149,11 +148,14 @@ class _Clock:
     resume = pause
 
     def rate(self) -> float:
-        return self._tokens / max(self._seconds, 1e-9)
+        """What the first loss counts (tokens, for a language model), per second."""
+        counts = [max(map(float, counts)) for counts in jax.device_get(self._counts)]
+        self._counts = [[count] for count in counts]
+        return sum(counts) / max(self._seconds, 1e-9)
 
     def read(self) -> tuple[float, float]:
-        out = self.rate(), self._seconds / max(self._steps, 1)
-        self._tokens = self._seconds = self._steps = 0.0
+        out = self.rate(), self._seconds / max(len(self._counts), 1)
+        self._counts, self._seconds = [], 0.0
         return out
 
 

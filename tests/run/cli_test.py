@@ -72,6 +72,21 @@ def test_data_shows_stages_and_padding(capsys):
         assert word in out
 
 
+def test_data_shows_what_each_cleaning_step_leaves():
+    from lmx import run
+    from lmx.data import transforms
+    from lmx.spec import finish, spec
+
+    config = run.load('tests/tiny.py')
+    with config.unlocked(), config.ignore_type():
+        steps = (spec(transforms.deduplicate), spec(transforms.length, max_chars=8))
+        config.data.train = spec(transforms.apply, source=spec('tests.tiny:records', split='train'), steps=steps)
+    out = run.data(finish(config))
+    assert '  source    200\n  cleaned   ' in out
+    assert 'after deduplicate' in out
+    assert 'after length' in out
+
+
 def test_evaluate_equals_the_last_evaluation_of_training(trained, capsys):
     code, out, _ = call(capsys, 'evaluate', f'--workdir={trained}', '--allow_import=tests')
     lines = [json.loads(line) for line in (trained / 'eval.jsonl').read_text().splitlines()]
@@ -120,6 +135,21 @@ def test_predict_stops_at_a_stop_string(trained, capsys):
     args = ('--input=1+2=', '--temperature=0', '--stop=\n', '--allow_import=tests')
     _, out, _ = call(capsys, 'predict', f'--workdir={trained}', *args)
     assert out.count('\n') == 1
+
+
+def test_tensorboard_shows_what_was_logged(trained):
+    accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator', reason='needs lmx[test]')
+    events = accumulator.EventAccumulator(str(trained / 'tensorboard')).Reload()
+    lines = [json.loads(line) for line in (trained / 'metrics.jsonl').read_text().splitlines()]
+    assert [event.step for event in events.Scalars('train/loss')] == [line['step'] for line in lines]
+    assert [event.value for event in events.Scalars('train/loss')] == pytest.approx([line['loss'] for line in lines])
+    assert events.Scalars('validation/bits_per_byte')
+
+
+def test_a_profile_is_written(root, tmp_path):
+    done = lmx('train', '--config=tests/tiny.py:steps=6', f'--workdir={tmp_path / "run"}', '--profile=2:4', cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / 'run' / 'profile').rglob('*.pb'))
 
 
 def test_explain_says_who_set_a_value(capsys):
@@ -179,6 +209,7 @@ TRAIN = ('train', '--config=tests/tiny.py')
         ((*TRAIN, '--config.model.remat=some'), "remat 'some'"),
         ((*TRAIN, '--config.nonfinite=maybe'), 'must be stop or skip'),
         ((*TRAIN, '--profile=5:2'), 'FROM:TO'),
+        ((*TRAIN, '--config.wandb=project'), 'lmx[wandb]'),
         (('evaluate', '--workdir=nowhere'), 'holds no run'),
         (('predict', '--workdir=nowhere', '--input=a', '--inputs=b'), 'either'),
         (('explain', '--config=tests/tiny.py', 'model.dmi'), "did you mean 'dim'"),
