@@ -16,7 +16,7 @@ from lmx.spec import parse_arg, ref, spec
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    a = parse_arg(arg, debug=False, full=False)
+    a = parse_arg(arg, debug=False, full=False, nanogpt=False)
     c = base()
     c.steps, c.batch_size = (5000, 64) if a.full else (2000, 12)
     folder = os.path.join(os.environ.get('LMX_DATA', '../shared/data'), 'tinyshakespeare')
@@ -34,10 +34,14 @@ def get_config(arg: str = '') -> ConfigDict:
         use_bias=False,
         dtype='bfloat16' if a.full else 'float32',
     )
+    if a.full or a.nanogpt:
+        schedule = spec(schedules.cosine, peak=1e-3, steps=ref('steps'), warmup_steps=100, end=0.1)
+    else:
+        schedule = spec(schedules.linear, peak=2e-3, steps=ref('steps'), warmup_steps=100)
     c.optim = spec(
         optim.optimizer,
         rule=spec(optim.adam, b2=0.99),
-        schedule=spec(schedules.cosine, peak=1e-3, steps=ref('steps'), warmup_steps=100, end=0.1),
+        schedule=schedule,
         weight_decay=0.1,
         clip_norm=1.0,
     )

@@ -16,7 +16,7 @@ from lmx.spec import parse_arg, ref, spec
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False)
     c = base()
-    c.steps, c.batch_size = 1100, 16
+    c.steps, c.batch_size = 1000, 16
     c.data = {
         split: spec(sources.tfds, name='lmx:python_stdlib/text', split=split, fields={'text': 'text'}) for split in ('train', 'validation')
     }
@@ -35,12 +35,12 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optim = spec(
         optim.optimizer,
         rule=spec(optim.muon, b2=0.99),
-        schedule=spec(schedules.cosine, peak=3e-3, steps=ref('steps'), warmup_steps=50, end=0.02),
+        schedule=spec(schedules.linear, peak=6e-3, steps=ref('steps'), warmup_steps=50, end=0.02),
         scale=((r'blocks/.*kernel$', 5.0),),  # orthogonalised updates want a larger rate than Adam's
         weight_decay=0.1,
         clip_norm=1.0,
     )
-    c.every = {'log': 20, 'evaluate': 400, 'checkpoint': 400}
+    c.every = {'log': 20, 'evaluate': 500, 'checkpoint': 500}
     c.keep.best = 'validation/loss'
     c.samples = ('def main(', 'class ', 'import os\n')
     c.baselines = spec(metrics.compression.bits_per_byte, source=ref('data.validation'))

@@ -19,7 +19,7 @@ from lmx.spec import parse_arg, ref, spec
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False)
     c = base()
-    c.steps, c.batch_size = 4000, 16
+    c.steps, c.batch_size = 1200, 16
     folder = os.path.join(os.environ.get('LMX_DATA', '../shared/data'), 'wikitext2')
     c.data = {split: spec(sources.tfds, name='lmx:wikitext2', split=split, manual_dir=folder) for split in ('train', 'validation', 'test')}
     c.tokenizer = spec(text.bpe, vocab_size=4096, source=ref('data.train'))
@@ -32,17 +32,17 @@ def get_config(arg: str = '') -> ConfigDict:
         num_heads=6,
         max_length=ref('task.max_length'),
         positions=spec(positions.Rotary),
-        dropout_rate=0.1,
         use_bias=False,
     )
     c.optim = spec(
         optim.optimizer,
-        rule=spec(optim.adam, b2=0.99),
-        schedule=spec(schedules.cosine, peak=2e-3, steps=ref('steps'), warmup_steps=200, end=0.05),
+        rule=spec(optim.muon, b2=0.99),
+        schedule=spec(schedules.linear, peak=6e-3, steps=ref('steps'), warmup_steps=50, end=0.02),
+        scale=((r'blocks/.*kernel$', 5.0),),
         weight_decay=0.1,
         clip_norm=1.0,
     )
-    c.every = {'log': 20, 'evaluate': 1000, 'checkpoint': 1000}
+    c.every = {'log': 20, 'evaluate': 600, 'checkpoint': 600}
     c.keep.best = 'validation/loss'
     c.evaluate = ('validation', 'test')
     c.samples = (' The ',)

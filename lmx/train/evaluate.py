@@ -30,8 +30,10 @@ def _add(total: dict[str, np.ndarray], sums: Sums | None) -> None:
 
 
 def report(sums: Mapping[str, Mean]) -> dict[str, float]:
-    """Sums as numbers: every mean by its name, 'loss' = the sum of all losses, and 'perplexity' = exp(nll) where there is an 'nll'."""
-    means = {name: float(mean.total) / float(mean.count) if float(mean.count) else math.nan for name, mean in sums.items()}
+    """Sums as numbers: every mean by its name, 'loss' = the sum of all losses, and 'perplexity' = exp(nll) where there is an 'nll'.
+    A metric that counted nothing (words, in text without any) is left out."""
+    counted = {name: mean for name, mean in sums.items() if float(mean.count) or name.startswith('loss/')}
+    means = {name: float(mean.total) / float(mean.count) if float(mean.count) else math.nan for name, mean in counted.items()}
     out = {'loss': sum(value for name, value in means.items() if name.startswith('loss/'))}
     losses = [name for name in means if name.startswith('loss/')]
     out.update({name: value for name, value in means.items() if name not in losses or len(losses) > 1})
