@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(argv) < 2 or argv[1] in ('-h', '--help', 'help'):
         print(HELP, end='')
         sys.exit(0 if len(argv) > 1 else 2)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # the user's own modules, which configs name
     show_traceback = '--traceback' in argv
     argv = [arg for arg in argv if arg != '--traceback']
     logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells the log what a person need not read

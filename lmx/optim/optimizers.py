@@ -12,7 +12,9 @@ import optax
 
 from lmx import trees
 from lmx.optim.ema import ema_of_params, find
+from lmx.optim.rules import absent, matching
 from lmx.optim.schedules import Schedule
+from lmx.types import BadInput
 
 
 class RateState(NamedTuple):
@@ -40,27 +42,31 @@ def optimizer(
       schedule: updates done -> learning rate, or a number.
       weight_decay: decoupled; for parameters whose path contains the regular expression `decay`. Layers are stacked, so names decide.
       clip_norm: largest global norm of the gradient (of what is not frozen).
-      frozen: regular expression; these parameters never change and hold no optimizer state.
+      frozen: regular expression; these parameters never change and hold no state but their copy in the average, which stays whole so
+        that a run can start from it.
       scale: ((regex, multiplier), ...) of the learning rate; the first match wins, others have 1.
       ema_decay: keeps an average of the parameters, see `lmx.optim.ema`.
 
     Every number may be traced; 0 or None, given statically, leaves no trace.
 
     Raises:
-      BadInput (at init): a pattern that matches no parameter.
+      BadInput (at init): a pattern that is no regular expression, or matches no parameter. `decay` is not looked at without weight decay.
     """
     parts = [rule]
-    if not _absent(clip_norm):
+    if not absent(clip_norm):
         parts.insert(0, optax.clip_by_global_norm(clip_norm))
-    if not _absent(weight_decay):
-        parts.append(optax.add_decayed_weights(weight_decay, mask=lambda params: _decayed(params, decay)))
+    if not absent(weight_decay):
+        parts.append(optax.add_decayed_weights(weight_decay, mask=lambda params: matching(params, decay)))
     if scale:
         parts.append(_scaled(tuple(scale)))
     parts.append(scale_by_rate(schedule))
     whole = optax.chain(*parts)
     if frozen:
         whole = optax.partition({True: optax.set_to_zero(), False: whole}, lambda params: trees.selected(params, frozen))
-    return whole if _absent(ema_decay) else optax.chain(whole, ema_of_params(ema_decay))
+    if not absent(ema_decay):
+        whole = optax.chain(whole, ema_of_params(ema_decay))
+    decays = [] if absent(weight_decay) else [decay]
+    return _checked(whole, [*decays, *([frozen] if frozen else []), *(pattern for pattern, _ in scale)])
 
 
 def scale_by_rate(schedule: Schedule | Any) -> optax.GradientTransformation:
@@ -83,25 +89,22 @@ def learning_rate(opt_state: Any) -> Any:
     return jnp.float32(jnp.nan) if found is None else found.learning_rate
 
 
-def _decayed(params: Any, pattern: str) -> Any:
-    """The decay mask; within a part of the tree (when others are frozen) the pattern may well match nothing."""
-    return trees.map_named(lambda name, _: re.search(pattern, name) is not None, params)
+def _checked(tx: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
+    """Tries every pattern on the whole tree; the transformations inside see a part of it when others are frozen."""
+
+    def init(params: Any) -> Any:
+        for pattern in patterns:
+            try:
+                trees.selected(params, pattern)
+            except re.error as error:
+                raise BadInput(f'pattern {pattern!r} is no regular expression ({error}); mend it, or escape it with a backslash') from None
+        return tx.init(params)
+
+    return optax.GradientTransformation(init, tx.update)
 
 
 def _scaled(rules: Sequence[tuple[str, Any]]) -> optax.GradientTransformation:
     def multiplier(name: str) -> Any:
         return next((value for pattern, value in rules if re.search(pattern, name)), 1.0)
 
-    def init(params: Any) -> optax.EmptyState:
-        for pattern, _ in rules:
-            trees.selected(params, pattern)
-        return optax.EmptyState()
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return trees.map_named(lambda name, u: multiplier(name) * u, updates), state
-
-    return optax.GradientTransformation(init, update)
-
-
-def _absent(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and value == 0)
+    return optax.stateless(lambda updates, params: trees.map_named(lambda name, u: multiplier(name) * u, updates))

@@ -6,6 +6,7 @@ They are optax's own; what is ours is that stacked layers [L, ...] are treated a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ def adam(*, b1: Any = 0.9, b2: Any = 0.95, eps: Any = 1e-8) -> optax.GradientTra
 
 def sgd(*, momentum: Any = None, nesterov: bool = False) -> optax.GradientTransformation:
     """Stochastic gradient descent; momentum as in Sutskever et al. 2013, in PyTorch's form (the rate stands outside)."""
-    return optax.identity() if momentum is None else optax.trace(decay=momentum, nesterov=nesterov)
+    return optax.identity() if absent(momentum) else optax.trace(decay=momentum, nesterov=nesterov)
 
 
 def lion(*, b1: Any = 0.9, b2: Any = 0.99) -> optax.GradientTransformation:
@@ -67,14 +68,18 @@ def muon(
       b1, b2, eps: of Adam, for embeddings, norms, biases.
       matrices: parameters whose last two axes are a matrix; leading axes count layers.
 
-    An update of a matrix [I, O] is multiplied by sqrt(max(1, O / I)), so that one rate serves all shapes.
+    An update of a matrix [I, O] is multiplied by sqrt(max(1, O / I)), so that one rate serves all shapes. The momentum is corrected for
+    its start at 0, which PyTorch's is not: with `nesterov` the directions of the first few updates differ from PyTorch's a little.
+
+    Raises:
+      BadInput (at init): `matrices` matches no parameter.
     """
     numbers = contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     dimensions = lambda params: jax.tree.map(lambda _: numbers, params)  # noqa: E731
     orthogonal = optax.chain(
         contrib.scale_by_muon(beta=momentum, nesterov=nesterov, ns_steps=steps, weight_dimension_numbers=dimensions), _shape_scale()
     )
-    return optax.partition({True: orthogonal, False: adam(b1=b1, b2=b2, eps=eps)}, lambda params: trees.selected(params, matrices))
+    return optax.partition({True: orthogonal, False: adam(b1=b1, b2=b2, eps=eps)}, lambda params: named(params, matrices))
 
 
 def _shape_scale() -> optax.GradientTransformation:
@@ -83,7 +88,27 @@ def _shape_scale() -> optax.GradientTransformation:
 
 def _by_layer(rule: optax.GradientTransformation, stacked: str) -> optax.GradientTransformation:
     """The rule for each layer of stacked parameters alone, and for all others as they are."""
-    each = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
-    return optax.partition(
-        {True: each, False: rule}, lambda params: trees.map_named(lambda name, _: re.search(stacked, name) is not None, params)
-    )
+
+    def over_layers(function: Callable[..., Any]) -> Callable[..., Any]:
+        # vmap wants an array to take the number of layers from; a model may have no stacked parameters, or all of them frozen.
+        return lambda tree, *rest: (jax.vmap(function) if jax.tree.leaves(tree) else function)(tree, *rest)
+
+    each = optax.GradientTransformation(over_layers(rule.init), over_layers(rule.update))
+    return optax.partition({True: each, False: rule}, lambda params: matching(params, stacked))
+
+
+def named(params: Any, pattern: str) -> Any:
+    """`trees.selected`, but in a tree some of whose parameters are frozen the pattern may mean just those."""
+    is_gap = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+    partial = any(is_gap(node) for node in jax.tree.leaves(params, is_leaf=is_gap))
+    return matching(params, pattern) if partial else trees.selected(params, pattern)
+
+
+def absent(value: Any) -> bool:
+    """Whether a number was switched off before tracing: None or a plain 0."""
+    return value is None or (isinstance(value, (int, float)) and value == 0)
+
+
+def matching(params: Any, pattern: str) -> Any:
+    """A tree of booleans, possibly all False: whether each path contains the regular expression."""
+    return trees.map_named(lambda name, _: re.search(pattern, name) is not None, params)

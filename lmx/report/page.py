@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import html
 import os
 import pathlib
@@ -10,14 +11,14 @@ from typing import Any
 
 from lmx import spec
 from lmx.report import plots
-from lmx.report.read import RunFiles
+from lmx.report.read import RunFiles, column, several
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --dim: #777; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
-.dim { color: var(--dim); } .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
+.dim { color: var(--dim); } .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 1rem; }
+figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; } svg text { fill: currentColor; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .8rem .15rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number { font-variant-numeric: tabular-nums; } pre { background: var(--soft); padding: .7rem; overflow-x: auto; white-space: pre-wrap; border-radius: 6px; }
 pre b { color: #2a7; } summary { cursor: pointer; } code, pre, td.value { font-family: ui-monospace, monospace; font-size: .88rem; }
@@ -31,12 +32,12 @@ def write(*workdirs: str | os.PathLike[str], output: str | os.PathLike[str] | No
     """Writes the page and returns its path; by default `report.html` in the first run's folder.
 
     Raises:
-      BadInput: a folder that holds no run.
+      BadInput: no folder, or one that holds no run.
     """
-    runs = [RunFiles(workdir) for workdir in workdirs]
+    runs = several(workdirs)
     target = pathlib.Path(output) if output is not None else runs[0].path / 'report.html'
     part = target.with_name(target.name + '.part')
-    part.write_text(page(runs))
+    part.write_text(page(runs), 'utf-8', errors='replace')  # half a surrogate pair, cut off within a sample
     part.replace(target)
     return target
 
@@ -45,9 +46,8 @@ def page(runs: Sequence[RunFiles]) -> str:
     """The HTML of one or several runs. All text of the runs is escaped."""
     title = ' · '.join(run.name for run in runs)
     parts = [f'<h1>{html.escape(title)}</h1>', *(_lead(run) for run in runs), '<h2>Results</h2>', _results(runs), '<h2>Curves</h2>']
-    parts.append(
-        '<div class="plots">' + ''.join(f'<figure><figcaption>{t}</figcaption>{svg}</figure>' for t, svg in plots.figures(runs)) + '</div>'
-    )
+    figures = ''.join(f'<figure><figcaption>{title}</figcaption>{svg}</figure>' for title, svg in plots.figures(runs))
+    parts.append(f'<div class="plots">{figures}</div>' if figures else '<p class="dim">No step yet.</p>')
     if len(runs) > 1:
         parts += ['<h2>What differs</h2>', _differences(runs)]
     for run in runs:
@@ -64,30 +64,30 @@ def page(runs: Sequence[RunFiles]) -> str:
 
 
 def _lead(run: RunFiles) -> str:
-    last = run.metrics[-1] if run.metrics else {}
-    devices = run.provenance.get('devices') or []
-    facts = [
-        f'step {last.get("step", 0):,} of {run.config.get("steps", 0):,}',
-        f'{len(devices)} x {devices[0]}' if devices else '',
-        run.provenance.get('time', ''),
-    ]
-    model = run.config.get('model', {}).get('call', '')
-    text = ' · '.join(str(fact) for fact in (model, *facts) if fact)
-    return f'<p class="dim">{html.escape(run.name + ": " if run.name else "")}{html.escape(text)}</p>'
+    model, devices = run.config.get('model'), run.provenance.get('devices')
+    facts = (
+        model.get('call') if isinstance(model, Mapping) else model,
+        f'step {run.step:,}' + (f' of {run.steps:,}' if run.steps is not None else ''),
+        ', '.join(f'{count} x {kind}' for kind, count in collections.Counter(map(str, devices)).items())
+        if isinstance(devices, list)
+        else devices,
+        run.provenance.get('time'),
+    )
+    text = ' · '.join(str(fact) for fact in facts if fact)
+    return f'<p class="dim">{html.escape(f"{run.name}: {text}")}</p>'
 
 
 def _results(runs: Sequence[RunFiles]) -> str:
     """Last and best value per run and split, beside what other methods reach on the same data."""
     rows = []
     for run in runs:
-        for split in sorted({str(line.get('split')) for line in run.evaluations}):
-            lines = [line for line in run.evaluations if line.get('split') == split]
+        for split, lines in sorted(run.evaluations.items()):
             for key in SHOWN:
-                steps, values = plots.column(lines, key)
+                steps, values = column(lines, key)
                 if values:
                     best = min(values) if key in LOWER_IS_BETTER else max(values)
                     at = int(steps[values.index(best)])
-                    others = ', '.join(f'{name} {value:.4f}' for name, value in plots.baselines(run, split, key).items())
+                    others = ', '.join(f'{name} {value:.4f}' for name, value in run.baselines(split).items() if key == 'bits_per_byte')
                     rows.append((run.name, split, key, f'{values[-1]:.4f}', f'{best:.4f} at step {at:,}', others))
     if not rows:
         return '<p class="dim">No evaluation yet.</p>'
@@ -112,8 +112,9 @@ def _differences(runs: Sequence[RunFiles]) -> str:
 def _sample(sample: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in sample.items() if key not in ('prompt', 'continuation', 'step')}
     text = f'<b>{html.escape(str(sample.get("prompt", "")))}</b>{html.escape(str(sample.get("continuation", "")))}'
-    shown = ', '.join(f'{key} {value:.2f}' if isinstance(value, float) else f'{key} {value}' for key, value in rest.items())
-    return f'<pre>{text}</pre><p class="dim">step {html.escape(str(sample.get("step", "")))}, {html.escape(shown)}</p>'
+    facts = {'step': sample.get('step', ''), **rest}
+    shown = ', '.join(f'{key} {value:.2f}' if isinstance(value, float) else f'{key} {value}' for key, value in facts.items())
+    return f'<pre>{text}</pre><p class="dim">{html.escape(shown)}</p>'
 
 
 def _tree(node: Mapping[str, Any], title: str, is_open: bool) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lmx.report.read import RunFiles
+from lmx.report.read import RunFiles, column
 
 POINTS = 400
-Curve = tuple[str, Sequence[float], Sequence[float], Mapping[str, Any]]  # label, x, y, style
+"""Points of a curve that are drawn, more than a page has pixels for."""
+Curve = tuple[str, Sequence[float], Sequence[float], Mapping[str, Any]]  # label ('' for none), x, y, style
+MARKED = {'marker': 'o', 'markersize': 4}
 
 
 def figures(runs: Sequence[RunFiles]) -> list[tuple[str, str]]:
@@ -21,13 +24,14 @@ def figures(runs: Sequence[RunFiles]) -> list[tuple[str, str]]:
     out = []
     for title, curves, log in (
         ('Loss (nats)', _losses(runs), False),
-        ('Bits per byte', _evaluated(runs, 'bits_per_byte'), False),
+        ('Bits per byte', _bits(runs), False),
         ('Learning rate', _trained(runs, 'learning_rate'), False),
         ('Gradient norm', _trained(runs, 'grad_norm'), True),
         ('Tokens per second', _trained(runs, 'tokens_per_second'), False),
     ):
-        if any(len(curve[1]) for curve in curves):
-            out.append((title, draw([curve for curve in curves if len(curve[1])], log)))
+        drawn = [curve for curve in curves if len(curve[1])]
+        if drawn:
+            out.append((title, draw(drawn, log)))
     return out
 
 
@@ -35,57 +39,40 @@ def _losses(runs: Sequence[RunFiles]) -> list[Curve]:
     curves: list[Curve] = []
     for number, run in enumerate(runs):
         steps, losses = column(run.metrics, 'loss')
-        curves.append((_label(run, runs, 'train'), steps, losses, {'color': f'C{number}', 'alpha': 0.25, 'linewidth': 0.8, 'label': None}))
-        curves.append((_label(run, runs, 'train, smoothed'), steps, smooth(losses), {'color': f'C{number}'}))
-        for split in _splits(run):
-            steps, losses = column([line for line in run.evaluations if line.get('split') == split], 'loss')
-            curves.append(
-                (_label(run, runs, split), steps, losses, {'color': f'C{number}', 'linestyle': '--', 'marker': 'o', 'markersize': 4})
-            )
+        curves.append(('', *thin(steps, losses), {'color': f'C{number}', 'alpha': 0.25, 'linewidth': 0.8}))
+        curves.append((_label(run, runs, 'train, smoothed'), *thin(steps, smooth(losses)), {'color': f'C{number}'}))
+        curves += _evaluated(run, runs, 'loss', {'color': f'C{number}', 'linestyle': '--'})
     return curves
 
 
-def _evaluated(runs: Sequence[RunFiles], key: str) -> list[Curve]:
-    curves: list[Curve] = []
-    for number, run in enumerate(runs):
-        for split in _splits(run):
-            x, y = column([line for line in run.evaluations if line.get('split') == split], key)
-            curves.append((_label(run, runs, split), x, y, {'color': f'C{number}', 'marker': 'o', 'markersize': 4}))
-            for name, value in baselines(run, split, key).items():
-                curves.append((name, [min(x, default=0), max(x, default=1)], [value, value], {'color': 'gray', 'linestyle': ':'}))
+def _bits(runs: Sequence[RunFiles]) -> list[Curve]:
+    curves = [curve for number, run in enumerate(runs) for curve in _evaluated(run, runs, 'bits_per_byte', {'color': f'C{number}'})]
+    steps = [step for _, x, _, _ in curves for step in x] or [0.0, 1.0]
+    # Runs on the same data share their baselines: each is one line.
+    others = {(name, value) for run in runs for split in run.evaluations for name, value in run.baselines(split).items()}
+    for (name, value), line in zip(sorted(others, key=lambda pair: -pair[1]), (':', '-.', (0, (1, 4)), (0, (8, 3))) * len(others)):
+        curves.append((name, [min(steps), max(steps)], [value, value], {'color': 'gray', 'linestyle': line}))
     return curves
 
 
-def baselines(run: RunFiles, split: str, key: str) -> dict[str, float]:
-    """Values of other methods on the same split; 'baseline/xz' carries bits per byte."""
-    found = {}
-    for line in run.evaluations:
-        if line.get('split') == split and key == 'bits_per_byte':
-            found |= {name.removeprefix('baseline/'): value for name, value in line.items() if name.startswith('baseline/')}
-    return found
+def _evaluated(run: RunFiles, runs: Sequence[RunFiles], key: str, style: Mapping[str, Any]) -> list[Curve]:
+    return [(_label(run, runs, split), *thin(*column(of, key)), {**MARKED, **style}) for split, of in sorted(run.evaluations.items())]
 
 
 def _trained(runs: Sequence[RunFiles], key: str) -> list[Curve]:
-    return [(_label(run, runs, ''), *column(run.metrics, key), {'color': f'C{number}'}) for number, run in enumerate(runs)]
-
-
-def _splits(run: RunFiles) -> list[str]:
-    return sorted({str(line.get('split')) for line in run.evaluations})
+    return [(_label(run, runs, ''), *thin(*column(run.metrics, key)), {'color': f'C{number}'}) for number, run in enumerate(runs)]
 
 
 def _label(run: RunFiles, runs: Sequence[RunFiles], what: str) -> str:
     return what if len(runs) == 1 else f'{run.name} {what}'.strip()
 
 
-def column(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """(steps, values) of the lines that have a finite value, at most `POINTS` of them, evenly spread; by step, the last line of each."""
-    found = {
-        line['step']: line[key] for line in lines if isinstance(line.get(key), (int, float)) and math.isfinite(line[key]) and 'step' in line
-    }
-    steps = sorted(found)
-    if len(steps) > POINTS:
-        steps = [steps[int(index)] for index in np.linspace(0, len(steps) - 1, POINTS)]
-    return [float(step) for step in steps], [float(found[step]) for step in steps]
+def thin(x: Sequence[float], y: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """At most `POINTS` points of a curve, evenly spread, the first and the last among them."""
+    if len(x) <= POINTS:
+        return x, y
+    kept = np.linspace(0, len(x) - 1, POINTS).astype(int)
+    return [x[index] for index in kept], [y[index] for index in kept]
 
 
 def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
@@ -96,30 +83,57 @@ def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
 
 
 def draw(curves: Sequence[Curve], log: bool) -> str:
-    """One plot as an <svg> element that takes its text and line colour from the page."""
+    """One plot as an <svg> element that takes its lines' colour from the page, as its text does by the page's style.
+
+    Args:
+      log: whether the values lie on a logarithmic axis, where any of them can.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'lmx', 'font.size': 10, 'font.family': 'sans-serif'}):
+    buffer = io.StringIO()
+    # matplotlib warns of letters that its own font lacks, but text is drawn by the browser, in the browser's fonts.
+    with rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'lmx', 'font.size': 10, 'font.family': 'sans-serif'}), _no_glyph_warnings():
         figure = Figure(figsize=(6.4, 3.4), layout='constrained')
         axes = figure.add_subplot()
         for label, x, y, style in curves:
-            axes.plot(x, y, **{'label': _plain(label) or '_', 'linewidth': 1.6, **style})
-        if log:
-            axes.set_yscale('log')
-        axes.set_xlabel('step')
-        axes.grid(alpha=0.25)
-        axes.spines[['top', 'right']].set_visible(False)
-        if any(label and style.get('label', '') is not None for label, _, _, style in curves):
+            axes.plot(x, y, **{'label': _plain(label) or '_', 'linewidth': 1.6, **({} if len(x) > 1 else MARKED), **style})
+        _axes(axes, log and any(value > 0 for _, _, y, _ in curves for value in y))
+        if any(label for label, _, _, _ in curves):
             axes.legend(frameon=False, fontsize=9)
         figure.patch.set_alpha(0)
-        axes.patch.set_alpha(0)
-        buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
     svg = buffer.getvalue()
-    svg = svg[svg.index('<svg') :]
-    return re.sub(r'#000000|\bblack\b', 'currentColor', re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', '', svg, count=1))
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', '', svg[svg.index('<svg') :], count=1)
+    return _within_tags(lambda tag: re.sub(r'#000000|\bblack\b', 'currentColor', tag), svg)
+
+
+def _axes(axes: Any, log: bool) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    if log:
+        axes.set_yscale('log')
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+    elif axes.get_ylim()[1] >= 1e4:
+        axes.yaxis.set_major_formatter('{x:,.0f}')
+    axes.set_xlabel('step')
+    axes.grid(alpha=0.25)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.patch.set_alpha(0)
+
+
+@contextlib.contextmanager
+def _no_glyph_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message=r'Glyph \d+ ')
+        yield
+
+
+def _within_tags(change: Callable[[str], str], svg: str) -> str:
+    """Changes tags alone; text between them belongs to the runs."""
+    return re.sub(r'<[^>]*>', lambda tag: change(tag[0]), svg)
 
 
 def _plain(label: str) -> str:

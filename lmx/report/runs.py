@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from lmx.report.read import RunFiles
+from lmx.report.read import RunFiles, number
 from lmx.types import BadInput
 
 
@@ -30,19 +30,27 @@ def find(root: str | os.PathLike[str] = 'runs') -> list[dict[str, Any]]:
 
 def _row(path: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
     run = RunFiles(path)
-    last = run.metrics[-1] if run.metrics else {}
-    evaluation = next((line for line in reversed(run.evaluations) if 'loss' in line), {})
     newest = max(file.stat().st_mtime for file in path.iterdir() if file.is_file())
-    step, steps = last.get('step', 0), run.config.get('steps', 0)
+    done = run.steps is not None and run.step >= run.steps
     return {
-        'name': str(path.relative_to(root)) if path != root else path.name,
-        'step': step,
-        'steps': steps,
-        'loss': last.get('loss'),
-        'evaluation': f'{evaluation["split"]} {evaluation["loss"]:.4f}' if evaluation else '',
-        'state': 'done' if step >= steps else 'running' if _held(path / '.lock') else 'stopped',
+        'name': str(path.relative_to(root)) if path != root else path.resolve().name,
+        'step': run.step,
+        'steps': run.steps,
+        'loss': number(run.metrics[-1].get('loss')) if run.metrics else None,
+        'evaluation': _evaluation(run),
+        'state': 'done' if done else 'running' if _held(path / '.lock') else 'stopped',
         'age': time.time() - newest,
     }
+
+
+def _evaluation(run: RunFiles) -> str:
+    """'validation 2.7466': the loss of every split that was evaluated at the last step."""
+    found = [(number(line.get('step')) or 0, split, number(line.get('loss'))) for split, of in run.evaluations.items() for line in of]
+    found = [one for one in found if one[2] is not None]
+    if not found:
+        return ''
+    last = max(step for step, _, _ in found)
+    return ', '.join(f'{split} {loss:.4f}' for split, loss in {split: loss for step, split, loss in found if step == last}.items())
 
 
 def _held(lock: pathlib.Path) -> bool:
@@ -67,7 +75,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     cells = [
         (
             row['name'],
-            f'{row["step"]}/{row["steps"]}',
+            f'{row["step"]}/{"?" if row["steps"] is None else row["steps"]}',
             '' if row['loss'] is None else f'{row["loss"]:.4f}',
             row['evaluation'],
             row['state'],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
-import sys
 import traceback
 from typing import Any
 
@@ -86,8 +85,6 @@ def _get_config(file: pathlib.Path, arg: str) -> ConfigDict:
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a user's own modules beside their configs
     try:
         found.loader.exec_module(module)
         if not hasattr(module, 'get_config'):
