@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +57,11 @@ def _bits(runs: Sequence[RunFiles]) -> list[Curve]:
 
 
 def _evaluated(run: RunFiles, runs: Sequence[RunFiles], key: str, style: Mapping[str, Any]) -> list[Curve]:
-    return [(_label(run, runs, split), *thin(*column(of, key)), {**MARKED, **style}) for split, of in sorted(run.evaluations.items())]
+    """A curve per split; a run has one colour, its splits have different marks."""
+    return [
+        (_label(run, runs, split), *thin(*column(of, key)), {**MARKED, **style, 'marker': mark})
+        for (split, of), mark in zip(sorted(run.evaluations.items()), itertools.cycle('os^Dv'))
+    ]
 
 
 def _trained(runs: Sequence[RunFiles], key: str) -> list[Curve]:
@@ -112,12 +117,19 @@ def draw(curves: Sequence[Curve], log: bool) -> str:
 def _axes(axes: Any, log: bool) -> None:
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        """Labels where LogFormatter would, but 0.9 and not 9e-01."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f'{x:g}' if super().__call__(x, pos) else ''
+
     if log:
         axes.set_yscale('log')
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
-    elif axes.get_ylim()[1] >= 1e4:
-        axes.yaxis.set_major_formatter('{x:,.0f}')
+        axes.yaxis.set_major_formatter(Plain())
+        axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.6)))
+    for axis, (_, end) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if end >= 1e4 and not (log and axis is axes.yaxis):
+            axis.set_major_formatter('{x:,.0f}')
     axes.set_xlabel('step')
     axes.grid(alpha=0.25)
     axes.spines[['top', 'right']].set_visible(False)

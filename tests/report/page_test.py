@@ -1,33 +1,13 @@
-"""The report: whole from any subset of files, inert whatever the run's text says; the list of runs."""
+"""The report: whole from any subset of files, inert whatever the run's text says."""
 
-import json
-import os
-import pathlib
+import html
 import re
 
 import pytest
 
-from lmx.report import page, plots, read, runs
+from lmx.report import page, read
 from lmx.types import BadInput
-
-EVIL = '</pre><script>alert(1)</script><img src=x onerror=alert(2)> $x$ _a'
-
-
-def fake(folder: pathlib.Path, steps: int = 50, lr: float = 0.1, **extra: object) -> pathlib.Path:
-    folder.mkdir(parents=True)
-    (folder / 'config.json').write_text(json.dumps({'steps': steps, 'optim': {'call': 'a:b', 'lr': lr}, 'note': EVIL, **extra}))
-    (folder / 'provenance.json').write_text(json.dumps({'command': ['lmx', EVIL], 'devices': ['cpu'], 'time': 'now'}))
-    line = {'split': 'train', 'learning_rate': lr, 'grad_norm': 1.0, 'tokens_per_second': 1e4}
-    text = ''.join(json.dumps({'step': s, 'loss': 3 - s / steps, **line}) + '\n' for s in range(1, steps + 1))
-    (folder / 'metrics.jsonl').write_text(text + '{"step": 51, "lo')  # cut off by a kill
-    evaluations = [
-        {'step': 25, 'split': 'validation', 'loss': 2.7, 'bits_per_byte': 1.5},
-        {'step': 50, 'split': 'validation', 'loss': 2.8, 'bits_per_byte': 1.6},
-    ]
-    evaluations.append({'step': 50, 'split': 'validation', 'baseline/xz': 1.65})
-    (folder / 'eval.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in evaluations))
-    (folder / 'samples.jsonl').write_text(json.dumps({'step': 50, 'prompt': 'def ', 'continuation': EVIL, 'tokens': 3}) + '\n')
-    return folder
+from tests.report.fakes import fake, write
 
 
 def test_the_page_holds_results_curves_samples_config_environment(tmp_path):
@@ -64,41 +44,80 @@ def test_two_runs_are_laid_side_by_side(tmp_path):
     assert '<td class="number">optim.lr</td><td class="number">0.1</td><td class="number">0.2</td>' in text
 
 
-@pytest.mark.parametrize('missing', ['provenance.json', 'metrics.jsonl', 'eval.jsonl', 'samples.jsonl'])
+@pytest.mark.parametrize('missing', ['config.json', 'provenance.json', 'metrics.jsonl', 'eval.jsonl', 'samples.jsonl'])
 def test_any_file_may_be_missing(tmp_path, missing):
     folder = fake(tmp_path / 'a')
     (folder / missing).unlink()
     assert page.write(folder).exists()
 
 
-def test_long_curves_are_thinned_and_gaps_left_out():
-    lines = [{'step': s, 'loss': None if s % 7 == 0 else float(s)} for s in range(5000)]
-    assert len(read.column(lines, 'loss')[0]) == 5000 - 715
-    steps, values = plots.thin(*read.column(lines, 'loss'))
-    assert len(steps) == plots.POINTS
-    assert (steps[0], steps[-1]) == (1.0, 4999.0)
-    assert steps == values
-
-
-def test_smoothing_is_a_running_mean():
-    assert plots.smooth([1.0] * 100) == pytest.approx([1.0] * 100)
-    assert plots.smooth([0.0, 2.0, 4.0, 6.0], share=0.5) == pytest.approx([0.0, 1.0, 3.0, 5.0])
-
-
-def test_runs_are_listed_newest_first(tmp_path):
-    for name in ('old', 'new'):
-        fake(tmp_path / 'sub' / name, steps=50)
-    for path in (tmp_path / 'sub' / 'old').iterdir():
-        os.utime(path, (1, 1))
-    rows = runs.find(tmp_path)
-    assert [row['name'] for row in rows] == ['sub/new', 'sub/old']
-    assert rows[0]['state'] == 'done'
-    assert 'validation 2.8000' in runs.table(rows)
-    assert runs.table([]) == 'no runs here'
-
-
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(BadInput, match='holds no run'):
         page.write(tmp_path)
-    with pytest.raises(BadInput, match='no folder'):
-        runs.find(tmp_path / 'none')
+    with pytest.raises(BadInput, match='no run to report on'):
+        page.write()
+
+
+ODD = [
+    {'config': {'steps': None, 'model': 'gpt'}},
+    {'config': [1]},
+    {'config': b'\xff\xfe{'},
+    {'provenance': {'devices': {'kind': 'cpu', 'count': 2}, 'time': None}},
+    {'provenance': {'devices': 'cpu'}},
+    {'provenance': {'devices': [{'kind': 'cpu'}] * 2}},
+    {'metrics': [{'step': 'x', 'loss': 1.0}, {'step': None, 'loss': 2.0}, {'loss': 3.0}, {'step': 1, 'loss': 'y'}]},
+    {'metrics': [{'step': 1, 'loss': 1.0, 'grad_norm': 0.0}, {'step': 2, 'loss': True, 'grad_norm': -1.0}]},
+    {'eval': [{'step': 1, 'split': None, 'loss': 1.0}, {'step': 2, 'split': 3, 'loss': None, 'baseline/xz': 'much'}]},
+    {'samples': [{'prompt': None, 'continuation': ['a'], 'score': float('nan')}, {'prompt': '\ud800'}]},
+]
+
+
+@pytest.mark.parametrize('odd', ODD, ids=lambda odd: next(iter(odd)))
+def test_odd_values_are_shown_or_left_out(tmp_path, odd):
+    """Warnings are errors here, matplotlib's among them."""
+    assert page.write(write(fake(tmp_path / 'a'), **odd)).read_text('utf-8').endswith('</html>\n')
+
+
+def test_devices_are_counted_by_kind(tmp_path):
+    assert '7 x H200, 1 x cpu' in page.write(write(fake(tmp_path / 'a'), provenance={'devices': ['H200'] * 7 + ['cpu']})).read_text()
+
+
+def test_best_is_taken_over_all_evaluations_and_last_is_last(tmp_path):
+    lines = [{'step': step, 'split': 'test', 'loss': abs(step - 777) + 1.0, 'accuracy': -abs(step - 555.0)} for step in range(2000)]
+    text = page.write(write(fake(tmp_path / 'a'), eval=lines)).read_text()
+    assert '>1223.0000<' in text
+    assert '>1.0000 at step 777<' in text
+    assert '>0.0000 at step 555<' in text.replace('>-0', '>0')  # accuracy is better when higher
+
+
+def test_an_evaluation_without_a_split_counts(tmp_path):
+    assert (
+        'evaluation</td><td class="number">loss</td><td class="number">1.5000'
+        in page.write(write(fake(tmp_path / 'a'), eval=[{'step': 1, 'loss': 1.5}])).read_text()
+    )
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [fake(tmp_path / parent / 'same') for parent in 'ab']
+    text = page.write(*folders, output=tmp_path / 'report.html').read_text()
+    assert '<h1>a/same · b/same</h1>' in text
+    assert [run.name for run in read.several([folders[0], folders[0]])] == ['same', 'same']  # one folder twice: nothing to tell apart
+
+
+def test_baselines_of_several_runs_are_drawn_once(tmp_path):
+    text = page.page([page.RunFiles(fake(tmp_path / name)) for name in 'abc'])
+    assert len(re.findall(r'<text[^>]*>xz</text>', text)) == 1
+
+
+@pytest.mark.parametrize('name', ['a black hole', '$x_{$', '_hidden', '运行🙂', '#000000', 'a&b'])
+def test_a_run_keeps_its_name_in_the_legend(tmp_path, name):
+    text = page.page([page.RunFiles(fake(tmp_path / each)) for each in (name, 'other')])
+    shown = {html.unescape(label) for label in re.findall(r'<text[^>]*>([^<]*)</text>', text)}
+    assert name.lstrip('_') in shown
+
+
+def test_plots_take_their_colours_from_the_page(tmp_path):
+    """Else they are black on black where the page is dark."""
+    text = page.write(fake(tmp_path / 'a')).read_text()
+    assert 'svg text { fill: currentColor; }' in text
+    assert not re.search(r'<[^>]*(#000000|\bblack\b)', text[text.index('<svg') :])
