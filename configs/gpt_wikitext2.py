@@ -1,7 +1,7 @@
 """A small GPT on WikiText-2, reported as word-level perplexity (every line end counts as one word, as in the field's figures).
 
 Put train.txt, valid.txt and test.txt (or their .xz) in $LMX_DATA/wikitext2. Published on the test split: plain LSTM 2 x 650 tied 86.9,
-AWD-LSTM 65.8 (word vocabulary; ours is an open byte-level vocabulary).
+AWD-LSTM 65.8 (word vocabulary; ours is an open byte-level vocabulary). Measured here: 222 after 1,200 steps, which is less than one epoch.
 """
 
 import os
