@@ -173,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.sizes.split(','):
         size = SIZES[name]
-        steps = 100 if name == 'small' else 8
+        steps = 300 if name == 'small' else 8  # enough that the first seconds of a process do not show
         c = config(size, steps + 10)
         found = medians(options.repeats, bare=functools.partial(bare_loop, c, steps), runner=functools.partial(runner, c))
         print(
