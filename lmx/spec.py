@@ -17,12 +17,13 @@ import json
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from lmx.types import BadInput
 
+F = TypeVar('F', bound=Callable[..., Any])
 CALL = 'call'
 _REFERENCE = re.compile(r'\$\{([\w.]+)\}')
 _FUNCTION = re.compile(r'\$\{([\w.]+:[\w.]+)\}')
@@ -186,6 +187,22 @@ def _with_defaults(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput(f'{name} needs {", ".join(missing)}')
     defaults = {key: to_plain(p.default) for key, p in named.items() if p.default is not p.empty}
     return {CALL: name, **{key: kwargs.get(key, defaults.get(key)) for key in named}, **{k: v for k, v in kwargs.items() if k not in named}}
+
+
+def extends(base: Callable[..., Any], *without: str) -> Callable[[F], F]:
+    """For a function that hands its **keywords on to `base`: its signature then shows base's keywords, but for those of `without`.
+
+    So a config records and checks them all.
+    """
+
+    def wrap(function: F) -> F:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        taken = {*without, *(p.name for p in own)}
+        handed = [p for p in inspect.signature(base).parameters.values() if p.name not in taken]
+        function.__signature__ = inspect.Signature([*own, *handed])
+        return function
+
+    return wrap
 
 
 def to_plain(value: Any) -> Any:

@@ -104,5 +104,49 @@ class Decoder(Protocol):
         ...
 
 
+class EncoderDecoder(Protocol):
+    """Meeting this protocol, any sequence-to-sequence model trains with any task that turns text into text.
+
+    Segments and positions mean what they mean for a `Decoder`; a target token sees the source tokens of its own segment.
+    """
+
+    def encode(self, tokens_BS: Array, *, segments: Array | None = None, positions: Array | None = None) -> Any:
+        """-> memory: a pytree with all that decoding needs of the source, and `take(rows)`, which picks and repeats rows as a cache does."""
+        ...
+
+    def hidden(
+        self, tokens_BT: Array, memory: Any, *, segments: Array | None = None, positions: Array | None = None, cache: Any = None
+    ) -> tuple[Array, Any]:
+        """Target inputs, already shifted right -> (hidden_BTD, cache)."""
+        ...
+
+    def unembed(self, hidden: Array) -> Array:
+        """[..., D] -> logits [..., V] float32."""
+        ...
+
+    def init_cache(self, batch_size: int, max_length: int) -> Any:
+        """-> an empty Cache for the target. Needs no parameters; what depends on the source is in the memory."""
+        ...
+
+
+class Encoder(Protocol):
+    """Vectors of tokens in their context, and what a head makes of them.
+
+    `types_BT` int32 tells parts of the input apart, such as BERT's sentences A and B; None = all 0.
+    """
+
+    def hidden(
+        self, tokens_BT: Array, *, segments: Array | None = None, positions: Array | None = None, types: Array | None = None
+    ) -> Array:
+        """-> hidden_BTD."""
+        ...
+
+    def __call__(
+        self, tokens_BT: Array, *, segments: Array | None = None, positions: Array | None = None, types: Array | None = None
+    ) -> Array:
+        """-> the head's output: class scores [B, N] or [B, T, N], an embedding [B, D], logits [B, T, V], or hidden_BTD without a head."""
+        ...
+
+
 Params = Any  # a nested dict of arrays
 PRNGKey = 'jax.Array'

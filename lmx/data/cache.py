@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,16 @@ import numpy as np
 from lmx.text.tokenizers import cache_dir, source_fingerprint, text_of
 from lmx.types import BadInput
 
-BATCH = 1000
+BATCH = 4_000_000  # characters that are encoded at once
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenCache:
-    """tokens: uint16 or uint32 [total], memory-mapped, documents one after the other; offsets: int64 [documents + 1]; fingerprint: of both."""
+    """tokens: uint16 or uint32 [total], memory-mapped, documents one after the other; offsets: int64 [documents + 1].
+
+    fingerprint: a hash of both. Where the source lies and when its files were written is no part of it, so that a run goes on after its
+    data was copied to, or prepared anew on, another machine.
+    """
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -36,12 +41,24 @@ def token_cache(records: Any, tokenizer: Any, *, field: str = 'text') -> TokenCa
     Raises:
       BadInput: a record without the field, text that the tokenizer refuses, no text at all.
     """
-    identity = hashlib.blake2b(f'{source_fingerprint(records, field)}/{tokenizer.fingerprint}'.encode(), digest_size=16).hexdigest()
+    identity = hashlib.blake2b(f'{source_fingerprint(records, field)}/{tokenizer.fingerprint}/1'.encode(), digest_size=16).hexdigest()
     folder = cache_dir() / 'tokens' / identity
     if not folder.is_dir():
         _write(folder, records, tokenizer, field)
     offsets = np.load(folder / 'offsets.npy', mmap_mode='r')
-    return TokenCache(np.load(folder / 'tokens.npy', mmap_mode='r'), offsets, identity)
+    return TokenCache(np.load(folder / 'tokens.npy', mmap_mode='r'), offsets, (folder / 'fingerprint').read_text())
+
+
+def _batches(records: Any, field: str) -> Iterator[list[str]]:
+    batch, size = [], 0
+    for index in range(len(records)):
+        batch.append(text_of(records[index], field))
+        size += len(batch[-1]) + 100  # empty ones count as well
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _write(folder: pathlib.Path, records: Any, tokenizer: Any, field: str) -> None:
@@ -51,18 +68,22 @@ def _write(folder: pathlib.Path, records: Any, tokenizer: Any, field: str) -> No
     part = folder.with_name(f'{folder.name}.{os.getpid()}.part')
     part.mkdir(parents=True, exist_ok=True)
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    lengths = [0]
+    lengths, digest = [0], hashlib.blake2b(digest_size=16)
     try:
         with open(part / 'raw', 'wb') as file, tqdm(total=len(records), desc='tokens', unit='records', leave=False, mininterval=1) as bar:
-            for start in range(0, len(records), BATCH):
-                batch = [text_of(records[index], field) for index in range(start, min(start + BATCH, len(records)))]
+            for batch in _batches(records, field):
                 for ids in tokenizer.encode_batch(batch):
-                    file.write(ids.astype(dtype).tobytes())
+                    data = ids.astype(dtype).tobytes()
+                    file.write(data)
+                    digest.update(data)
                     lengths.append(len(ids))
                 bar.update(len(batch))
         if not sum(lengths):
             raise BadInput('the data holds no text; is the source empty?')
-        np.save(part / 'offsets.npy', np.cumsum(lengths, dtype=np.int64))
+        offsets = np.cumsum(lengths, dtype=np.int64)
+        digest.update(offsets.tobytes() + np.dtype(dtype).str.encode())
+        (part / 'fingerprint').write_text(digest.hexdigest())
+        np.save(part / 'offsets.npy', offsets)
         np.save(part / 'tokens.npy', np.memmap(part / 'raw', dtype, 'r'))
         (part / 'raw').unlink()
         if not folder.is_dir():

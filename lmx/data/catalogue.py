@@ -9,6 +9,8 @@ import io
 import pathlib
 import socket
 import sys
+import urllib.parse
+import urllib.request
 from typing import Any
 
 from lmx.spec import nearest
@@ -26,9 +28,11 @@ def prepared(name: str, data_dir: str | None, manual_dir: str | None) -> Any:
     builder = _ours(name.removeprefix(OURS), data_dir) if name.startswith(OURS) else _theirs(name, data_dir)
     if not builder.is_prepared():
         _prepare(builder, name, manual_dir)
-    if builder.info.file_format is not None and builder.info.file_format.value == 'parquet':
+    form = builder.info.file_format.value if builder.info.file_format is not None else 'array_record'
+    if form != 'array_record':
+        why = 'from which TFDS drops rows' if form == 'parquet' else 'which has no random access'
         raise BadInput(
-            f'{builder.data_dir} is in parquet format, from which TFDS drops rows; delete it, and lmx prepares it as array_record'
+            f'{builder.data_dir} is in {form} format, {why}; delete it or give another data_dir, where lmx prepares it as array_record'
         )
     return builder
 
@@ -49,8 +53,10 @@ def _ours(name: str, data_dir: str | None) -> Any:
 def _theirs(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as catalogue
 
-    known = catalogue.list_builders(with_community_datasets=False)
     base = name.partition('/')[0].partition(':')[0]
+    with contextlib.suppress(catalogue.core.DatasetNotFoundError):  # what another machine prepared needs no code, and no TensorFlow
+        return catalogue.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+    known = catalogue.list_builders(with_community_datasets=False)
     if base not in known:
         if _ships(base):
             raise BadInput(f"data set {base!r} needs TensorFlow to be prepared; `pip install 'lmx[tf]'`")
@@ -89,7 +95,7 @@ def _prepare(builder: Any, name: str, manual_dir: str | None) -> None:
     elif getattr(builder, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None) and not folder.is_dir():
         text = ' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())[:300]
         raise BadInput(f'data set {name!r} needs raw files in manual_dir ({folder} does not exist): {text}')
-    elif not name.startswith(OURS) and not _online():
+    elif not name.startswith(OURS) and not online('https://storage.googleapis.com'):
         raise BadInput(
             f'data set {name!r} is not prepared in {builder.data_dir}, and there is no network; run `lmx data --prepare` where there is one'
         )
@@ -100,10 +106,14 @@ def _prepare(builder: Any, name: str, manual_dir: str | None) -> None:
         builder.download_and_prepare(download_config=config, file_format='array_record')
 
 
-def _online() -> bool:
-    """Whether names resolve and connections open; answers within seconds, where TFDS would retry for minutes."""
+def online(url: str) -> bool:
+    """Whether a connection to the host of `url`, or to the proxy for it, opens; answers in seconds, where libraries retry for minutes."""
+    proxies, host = urllib.request.getproxies(), urllib.parse.urlsplit(url)
+    if host.scheme in proxies and not urllib.request.proxy_bypass(host.hostname or ''):
+        proxy = proxies[host.scheme]
+        host = urllib.parse.urlsplit(proxy if '//' in proxy else f'//{proxy}')
     try:
-        with socket.create_connection(('storage.googleapis.com', 443), timeout=3):
+        with socket.create_connection((host.hostname, host.port or (80 if host.scheme == 'http' else 443)), timeout=3):
             return True
     except OSError:
         return False

@@ -107,25 +107,34 @@ class _Packed(Windows):
         return len(self.bounds) - 1
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        indices = np.asarray(indices, np.int64)
+        counts = self.bounds[indices + 1] - self.bounds[indices]
+        start, size, document = self.pieces[np.repeat(self.bounds[indices], counts) + _ramp(counts)].T
+        position = _ramp(size)
+        # Place in `tokens` of each input; with separators, place -1 and last of a document stand for them.
+        place = np.repeat(self.cache.offsets[document] + start - (self.eos_id is not None), size) + position
+        segment = np.repeat(_ramp(counts) + 1, size)
+        filled = np.add.reduceat(size, np.cumsum(counts) - counts)
+        flat = np.repeat(np.arange(len(indices)) * self.length, filled) + _ramp(filled)
+        document = np.repeat(document, size)
+        values = (self._at(place, document), self._at(place + 1, document), segment, position)
         out = {name: np.zeros((len(indices), self.length), np.int32) for name in ('inputs', 'targets', 'segments', 'positions')}
-        for row, index in enumerate(indices):
-            at = 0
-            for segment, (start, size, document) in enumerate(self.pieces[self.bounds[index] : self.bounds[index + 1]], 1):
-                stream = self._stream(int(start), int(size), int(document))
-                here = slice(at, at + int(size))
-                out['inputs'][row, here], out['targets'][row, here] = stream[:-1], stream[1:]
-                out['segments'][row, here], out['positions'][row, here] = segment, np.arange(size)
-                at += int(size)
+        for array, value in zip(out.values(), values):
+            array.reshape(-1)[flat] = value
         return {**out, 'weights': (out['segments'] > 0).astype(np.float32)}
 
-    def _stream(self, start: int, size: int, document: int) -> np.ndarray:
-        """size + 1 tokens of eos + document + eos (or of the document alone), from `start` on."""
-        first, last = int(self.cache.offsets[document]), int(self.cache.offsets[document + 1])
+    def _at(self, place: np.ndarray, document: np.ndarray) -> np.ndarray:
+        """The tokens at these places; the separator where a place is outside its document."""
         if self.eos_id is None:
-            return np.asarray(self.cache.tokens[first + start : first + start + size + 1], np.int32)
-        low, high = first + start - 1, first + start + size
-        inner = np.asarray(self.cache.tokens[max(low, first) : min(high, last)], np.int32)
-        return np.concatenate([[self.eos_id] * (low < first), inner, [self.eos_id] * (high > last)]).astype(np.int32)
+            return self.cache.tokens[place]
+        inside = (place >= self.cache.offsets[document]) & (place < self.cache.offsets[document + 1])
+        tokens = self.cache.tokens[np.clip(place, 0, len(self.cache.tokens) - 1)]
+        return np.where(inside, tokens.astype(np.int32), np.int32(self.eos_id))
+
+
+def _ramp(counts: np.ndarray) -> np.ndarray:
+    """0 .. n-1 for each n, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _pieces(offsets: np.ndarray, length: int, separated: bool) -> np.ndarray:
@@ -143,16 +152,20 @@ def best_fit(sizes: Sequence[int] | np.ndarray, room: int) -> np.ndarray:
     if len(sizes) and sizes.max() > room:
         raise BadInput(f'an item of {sizes.max()} tokens does not fit into {room}')
     free: list[list[int]] = [[] for _ in range(room + 1)]  # windows by the room that is left in them
+    some = 0  # bit r is set where free[r] has a window: the tightest fit is one shift away, however large the room
     out = np.empty(len(sizes), np.int64)
     count = 0
     for item in np.argsort(-sizes, kind='stable'):
         size = int(sizes[item])
-        left = next((space for space in range(size, room + 1) if free[space]), None)
-        if left is None:
-            window, left, count = count, room, count + 1
-        else:
+        fitting = some >> size
+        if fitting:
+            left = size + (fitting & -fitting).bit_length() - 1
             window = free[left].pop()
+            some ^= (not free[left]) << left
+        else:
+            window, left, count = count, room, count + 1
         free[left - size].append(window)
+        some |= 1 << (left - size)
         out[item] = window
     return out
 

@@ -115,7 +115,7 @@ def identity(features: Any) -> str:
         return str(known)
     digest = hashlib.blake2b(digest_size=16)
     for index in range(len(features)):
-        digest.update(_row_bytes(features[index]))
+        digest.update(_rows_bytes({name: np.asarray(value)[None] for name, value in features[index].items()}))
     return digest.hexdigest()
 
 
@@ -151,6 +151,8 @@ class prefetch(Generic[T], Iterator[T]):
         if self._left <= 0:
             raise StopIteration
         self._left -= 1
+        if self._closed.is_set():
+            raise StopIteration
         value, error = self._queue.get()
         if error is not None:
             self._left = 0
@@ -174,11 +176,16 @@ def batch_hash(batch: Mapping[str, np.ndarray], rows: Rows = None) -> str:
     count = len(next(iter(batch.values())))
     numbers = np.arange(count) if rows is None else np.arange(count)[rows] if isinstance(rows, slice) else np.asarray(rows)
     total = 0
-    for row, number in enumerate(numbers.tolist()):
-        data = _row_bytes({name: array[row] for name, array in batch.items()})
+    for data, number in zip(_rows_bytes(batch), numbers.tolist()):
         total += int.from_bytes(hashlib.blake2b(data, digest_size=8, salt=number.to_bytes(8, 'little')).digest(), 'little')
     return f'{total % (1 << 64):016x}'
 
 
-def _row_bytes(example: Mapping[str, Any]) -> bytes:
-    return b''.join(name.encode() + np.ascontiguousarray(example[name]).tobytes() for name in sorted(example))
+def _rows_bytes(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """uint8 [rows, bytes]: names and values, the names in order."""
+    parts = []
+    for name in sorted(batch):
+        array = np.ascontiguousarray(batch[name])
+        label = np.frombuffer(name.encode(), np.uint8)
+        parts += [np.broadcast_to(label, (len(array), len(label))), array.reshape(len(array), -1).view(np.uint8)]
+    return np.concatenate(parts, axis=1)

@@ -9,10 +9,11 @@ import json
 import lzma
 import os
 import pathlib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lmx.data.catalogue import prepared
+from lmx.data.catalogue import online, prepared
 from lmx.types import BadInput, Record
 
 
@@ -23,7 +24,7 @@ def tfds(
 
     Args:
       name: of the catalogue ('wmt14_translate/de-en'), or of one of ours ('lmx:python_stdlib/text').
-      split: 'train', 'validation', 'train[:90%]', ...
+      split: 'train', 'train[:90%]', 'train+validation', 'all', ...
       fields: {our field: theirs}, to rename and to leave others out; 'a/b' reaches into a nested feature. None = all.
       data_dir: where prepared data lies; default TFDS's own.
       manual_dir: raw files, for data sets that cannot be downloaded.
@@ -32,10 +33,11 @@ def tfds(
       BadInput: unknown name or split, missing raw files, no network, a set that needs lmx[tf], a format that loses rows.
     """
     builder = prepared(name, data_dir, manual_dir)
-    base = split.partition('[')[0]
-    if base not in builder.info.splits and base != 'all':
-        raise BadInput(f'data set {name!r} has no split {split!r}; there are {", ".join(builder.info.splits)}')
-    dataset = _mapped(builder.as_data_source(split=split), _selector(fields, name))
+    try:
+        found = builder.as_data_source(split=split)
+    except (ValueError, KeyError, AssertionError):  # as TFDS's parser of splits has it
+        raise BadInput(f'data set {name!r} has no split {split!r}; there are {", ".join(builder.info.splits)}') from None
+    dataset = _mapped(found, _selector(fields, name))
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in pathlib.Path(builder.data_dir).iterdir())
     return _known(dataset, f'tfds/{builder.info.full_name}/{split}/{fields}/{files}')
 
@@ -44,7 +46,7 @@ def text_files(*, pattern: str) -> Any:
     """One record {'text', 'path'} per file that matches a glob pattern; .gz and .xz are read as what they hold.
 
     Raises:
-      BadInput: no file matches, one is empty, or not UTF-8 (file and byte offset).
+      BadInput: no file matches, one is empty, damaged, or not UTF-8 (file and byte offset).
     """
     files = _files(pattern)
     return _known(_mapped(files, lambda path: {'text': read_text(path), 'path': path}), _identity(files))
@@ -57,7 +59,7 @@ def lines(*, pattern: str) -> Any:
       BadInput: as `text_files`.
     """
     files = _files(pattern)
-    found = [line for path in files for line in read_text(path).splitlines() if line.strip()]
+    found = [line for path in files for line in _lines(path) if line.strip()]
     return _known(_mapped(found, lambda line: {'text': line}), f'lines/{_identity(files)}')
 
 
@@ -68,7 +70,7 @@ def jsonl(*, pattern: str, fields: Mapping[str, str] | None = None) -> Any:
       BadInput: as `text_files`; a line that is no JSON object (file and line), a missing field.
     """
     files = _files(pattern)
-    records = [_json(path, number, line) for path in files for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    records = [_json(path, number, line) for path in files for number, line in enumerate(_lines(path), 1) if line.strip()]
     return _known(_mapped(records, _selector(fields, pattern)), f'jsonl/{fields}/{_identity(files)}')
 
 
@@ -89,6 +91,8 @@ def hub(*, name: str, split: str, config: str | None = None, fields: Mapping[str
       BadInput: lmx[hub] is not installed, the data set cannot be had.
     """
     try:
+        if not online(os.environ.get('HF_ENDPOINT', 'https://huggingface.co')):
+            os.environ.setdefault('HF_HUB_OFFLINE', '1')  # what is cached is found at once, what is not is not retried for half a minute
         import datasets
     except ModuleNotFoundError:
         raise BadInput(f"hub data set {name!r} needs `pip install 'lmx[hub]'`") from None
@@ -113,7 +117,7 @@ def in_memory(*, records: Sequence[Record]) -> Any:
 def mixture(*, sources: Sequence[Any], weights: Sequence[float]) -> Any:
     """Several MapDatasets interleaved by weight, each repeated as often as the longest needs; random access.
 
-    One pass ends when every example of every source has been seen at least once.
+    One pass holds every example of every source at least once. Weights are relative, and kept to a hundredth of the smallest.
 
     Raises:
       BadInput: another number of weights than sources, a weight that is not positive.
@@ -122,10 +126,10 @@ def mixture(*, sources: Sequence[Any], weights: Sequence[float]) -> Any:
 
     if len(sources) != len(weights) or min(weights, default=0) <= 0:
         raise BadInput(f'mixture has {len(sources)} sources and weights {tuple(weights)}; give one positive weight per source')
-    total = sum(weights)
-    length = max(-(-len(source) * total // weight) for source, weight in zip(sources, weights))
-    endless = [source.repeat() for source in sources]
-    return grain.MapDataset.mix(endless, [weight / total for weight in weights])[: int(length)]
+    shares = [round(100 * weight / min(weights)) for weight in weights]  # Grain would cut off, not round
+    # Grain splits off one source after another and rounds each time, so the n-th may lag n examples behind its exact share.
+    length = max(-(-(len(source) + place) * sum(shares) // share) for place, (source, share) in enumerate(zip(sources, shares)))
+    return grain.MapDataset.mix([source.repeat() for source in sources], shares)[:length]
 
 
 # -- helpers
@@ -135,11 +139,14 @@ def read_text(path: str) -> str:
     """The text of a file, decompressed by its suffix.
 
     Raises:
-      BadInput: it is empty, or not UTF-8 (file and byte offset).
+      BadInput: it is empty, damaged, or not UTF-8 (file and byte offset).
     """
     openers: dict[str, Callable[..., Any]] = {'.gz': gzip.open, '.xz': lzma.open}
-    with openers.get(pathlib.Path(path).suffix, open)(path, 'rb') as file:
-        data = file.read()
+    try:
+        with openers.get(pathlib.Path(path).suffix, open)(path, 'rb') as file:
+            data = file.read()
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise BadInput(f'{path} is damaged or not compressed as its name says ({error}); fetch it again') from None
     if not data:
         raise BadInput(f'{path} is empty')
     try:
@@ -148,8 +155,13 @@ def read_text(path: str) -> str:
         raise BadInput(f'{path} is not UTF-8 at byte {error.start} ({data[error.start : error.start + 1]!r}); convert it') from None
 
 
+def _lines(path: str) -> list[str]:
+    """By line feed alone: str.splitlines would also break a line at a form feed, or inside a JSON string at U+2028."""
+    return [line.removesuffix('\r') for line in read_text(path).split('\n')]
+
+
 def _files(pattern: str) -> list[str]:
-    found = sorted(globbing.glob(os.path.expanduser(pattern), recursive=True))
+    found = sorted(path for path in globbing.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(path))
     if not found:
         raise BadInput(f'no file matches {pattern!r}')
     return found

@@ -6,12 +6,13 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from lmx import rng
+from lmx.text.tokenizers import text_of
 from lmx.types import BadInput
 
 Step = Callable[[Any], Any]
@@ -60,7 +61,7 @@ def length(*, min_chars: int = 1, max_chars: int | None = None, field: str = 'te
 def deduplicate(*, field: str = 'text') -> Step:
     """Keeps the first of equal texts."""
 
-    def first(texts: Sequence[str]) -> list[bool]:
+    def first(texts: Iterable[str]) -> list[bool]:
         seen: set[bytes] = set()
         out = []
         for text in texts:
@@ -83,20 +84,21 @@ def near_duplicates(*, threshold: float = 0.8, words: int = 5, bands: int = 16, 
     if not 0 < threshold <= 1:
         raise BadInput(f'near_duplicates threshold {threshold} is not in (0, 1]')
 
-    def first(texts: Sequence[str]) -> list[bool]:
+    def first(texts: Iterable[str]) -> list[bool]:
         random = rng.numpy_rng(0, 'minhash')
         a, b = random.integers(1, 1 << 61, (2, bands * rows, 1), np.uint64)
         buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-        grams: list[frozenset[int]] = []
+        grams: dict[int, frozenset[int]] = {}  # of those that are kept
         out = []
         for index, text in enumerate(texts):
-            grams.append(shingles(text, words))
-            signature = _signature(grams[-1], a, b).reshape(bands, rows)
+            own = shingles(text, words)
+            signature = _signature(own, a, b).reshape(bands, rows)
             keys = [(band, signature[band].tobytes()) for band in range(bands)]
             candidates = {other for key in keys for other in buckets[key]}
-            kept = not any(jaccard(grams[index], grams[other]) >= threshold for other in candidates)
+            kept = not any(jaccard(own, grams[other]) >= threshold for other in candidates)
             out.append(kept)
             if kept:
+                grams[index] = own
                 for key in keys:
                     buckets[key].append(index)
         return out
@@ -123,7 +125,7 @@ def _signature(grams: frozenset[int], a: np.ndarray, b: np.ndarray) -> np.ndarra
 
 
 def _rewrite(field: str, function: Callable[[str], str]) -> Step:
-    return lambda dataset: dataset.map(lambda record: {**record, field: function(record[field])})
+    return lambda dataset: dataset.map(lambda record: {**record, field: function(text_of(record, field))})
 
 
 class _Kept:
@@ -139,10 +141,12 @@ class _Kept:
         return self.dataset[int(self.indices[int(index)])]
 
 
-def _keep(dataset: Any, decide: Callable[[Sequence[str]], list[bool]], field: str) -> Any:
+def _keep(dataset: Any, decide: Callable[[Iterable[str]], list[bool]], field: str) -> Any:
     import grain
+    from tqdm import tqdm
 
-    kept = np.flatnonzero(decide([dataset[index][field] for index in range(len(dataset))]))
+    places = tqdm(range(len(dataset)), desc='cleaning', unit='records', leave=False, mininterval=1, delay=2)
+    kept = np.flatnonzero(decide(text_of(dataset[index], field) for index in places))
     if not len(kept):
         raise BadInput(f'cleaning left none of {len(dataset)} records; loosen the filters')
     return grain.MapDataset.source(_Kept(dataset, kept))

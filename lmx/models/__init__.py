@@ -1,5 +1,30 @@
 """One file per paper: a function with plain keywords that assembles parts of `lmx.nn`."""
 
+from lmx.models.bart import bart
+from lmx.models.bert import bert, distilbert, roberta
+from lmx.models.dual_encoder import dual_encoder
+from lmx.models.gemma2 import gemma2
 from lmx.models.gpt import gpt
+from lmx.models.llama import llama
+from lmx.models.mistral import mistral
+from lmx.models.modernbert import modernbert
+from lmx.models.qwen3 import qwen3
+from lmx.models.t5 import t5, t5_1_1
+from lmx.models.transformer import transformer
 
-__all__ = ['gpt']
+__all__ = [
+    'bart',
+    'bert',
+    'distilbert',
+    'dual_encoder',
+    'gemma2',
+    'gpt',
+    'llama',
+    'mistral',
+    'modernbert',
+    'qwen3',
+    'roberta',
+    't5',
+    't5_1_1',
+    'transformer',
+]

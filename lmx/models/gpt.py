@@ -11,9 +11,11 @@ from lmx.nn import cache
 from lmx.nn.attention import Attention, head_sizes
 from lmx.nn.block import Block
 from lmx.nn.decoder import CausalDecoder
+from lmx.nn.masks import Causal
 from lmx.nn.mlp import Mlp
 from lmx.nn.norms import LayerNorm
 from lmx.nn.positions import Learned, Positions
+from lmx.nn.stack import Stack
 
 
 def gpt(
@@ -63,16 +65,21 @@ def gpt(
         **init,
     )
     mlp = partial(Mlp, mlp_dim=4 * dim if mlp_dim is None else mlp_dim, use_bias=use_bias, **init)
+    stack = partial(
+        Stack,
+        block=partial(Block, attention=attention, mlp=mlp, norm=norm, dropout_rate=dropout_rate),
+        num_layers=num_layers,
+        mask=Causal(),
+        positions=positions,
+        norm=norm,
+        dropout_rate=dropout_rate,
+        remat=remat,
+    )
     return CausalDecoder(
         vocab_size=vocab_size,
         dim=dim,
-        num_layers=num_layers,
-        block=partial(Block, attention=attention, mlp=mlp, norm=norm, dropout_rate=dropout_rate),
-        norm=norm,
+        stack=stack,
         empty_cache=partial(cache.empty, num_layers=num_layers, num_kv_heads=kv_heads, head_dim=channels, dtype=dtype),
-        positions=positions,
         tied=tied,
-        dropout_rate=dropout_rate,
-        remat=remat,
         dtype=dtype,
     )

@@ -17,6 +17,23 @@ class LayerCache(NamedTuple):
     values: Array
 
 
+class Memory(struct.PyTreeNode):
+    """What the layers of a decoder read of a source.
+
+    Attributes:
+      layers: [L, B, S, H, C] keys and values.
+      segments_BS: int32, 0 = padding; None = no padding, one segment.
+    """
+
+    layers: LayerCache
+    segments_BS: Array | None = None
+
+    def take(self, rows: Array) -> Memory:
+        """The given rows, in the given order, repeated where they are."""
+        layers = LayerCache(*(jnp.take(array, rows, axis=1) for array in self.layers))
+        return Memory(layers, None if self.segments_BS is None else jnp.take(self.segments_BS, rows, axis=0))
+
+
 class Cache(struct.PyTreeNode):
     """What a decoder has read, row by row.
 

@@ -33,9 +33,14 @@ class Dropout(nn.Module):
 
     rate: Any = None
 
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
+    @property
+    def active(self) -> bool:
+        """Whether anything is dropped."""
         if isinstance(self.rate, (int, float)) and not 0 <= self.rate < 1:
             raise BadInput(f'dropout_rate {self.rate} is not in [0, 1); give the share that is dropped, such as 0.1')
         absent = self.rate is None or (isinstance(self.rate, (int, float)) and self.rate == 0)
-        return x if absent or not self.has_rng('dropout') else dropout(x, self.rate, self.make_rng('dropout'))
+        return not absent and self.has_rng('dropout')
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return dropout(x, self.rate, self.make_rng('dropout')) if self.active else x

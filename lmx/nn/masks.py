@@ -6,9 +6,14 @@ encodes, which start over in every packed segment.
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax.numpy as jnp
 from flax import struct
 
 from lmx.types import Array
+
+NO_LIMIT = 1 << 30
 
 
 class Mask(struct.PyTreeNode):
@@ -17,6 +22,10 @@ class Mask(struct.PyTreeNode):
     def dense(self, q_index_BT: Array, k_index_BS: Array) -> Array:
         """-> bool, broadcastable to [B, 1, T, S]: True where the query may attend to the key. An index may have a batch axis of 1."""
         raise NotImplementedError
+
+    def at(self, layer: Array) -> Mask:
+        """This mask in one layer of the stack."""
+        return self
 
     def __and__(self, other: Mask) -> Mask:
         return Both(self, other)
@@ -32,6 +41,9 @@ class Both(Mask):
     def dense(self, q_index_BT: Array, k_index_BS: Array) -> Array:
         return self.a.dense(q_index_BT, k_index_BS) & self.b.dense(q_index_BT, k_index_BS)
 
+    def at(self, layer: Array) -> Mask:
+        return Both(self.a.at(layer), self.b.at(layer))
+
 
 class Either(Mask):
     a: Mask
@@ -39,6 +51,9 @@ class Either(Mask):
 
     def dense(self, q_index_BT: Array, k_index_BS: Array) -> Array:
         return self.a.dense(q_index_BT, k_index_BS) | self.b.dense(q_index_BT, k_index_BS)
+
+    def at(self, layer: Array) -> Mask:
+        return Either(self.a.at(layer), self.b.at(layer))
 
 
 class Causal(Mask):
@@ -49,9 +64,26 @@ class Causal(Mask):
 
 
 class Window(Mask):
-    """A token sees at most `size` tokens, itself included; with `Causal`, the last `size`."""
+    """A token sees the `size` - 1 tokens next to it on either side, and itself; with `Causal`, the last `size`.
 
-    size: int = struct.field(pytree_node=False)
+    `size` may be a tuple with one for each layer, None for layers that see everything.
+    """
+
+    size: Any = struct.field(pytree_node=False)
+
+    def dense(self, q_index_BT: Array, k_index_BS: Array) -> Array:
+        return abs(q_index_BT[:, None, :, None] - k_index_BS[:, None, None, :]) < self.size
+
+    def at(self, layer: Array) -> Mask:
+        if not isinstance(self.size, tuple):
+            return self
+        return Near(jnp.asarray([NO_LIMIT if size is None else size for size in self.size], jnp.int32)[layer])
+
+
+class Near(Mask):
+    """`Window` whose size is an array, int32 []."""
+
+    size: Array
 
     def dense(self, q_index_BT: Array, k_index_BS: Array) -> Array:
         return abs(q_index_BT[:, None, :, None] - k_index_BS[:, None, None, :]) < self.size

@@ -37,10 +37,16 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Parameter: `scale` [D]."""
+    """Parameter: `scale` [D].
+
+    Attributes:
+      offset: added to the scale, which then starts at 1 - offset; 1 in Gemma, where decay thus draws towards the identity.
+    """
 
     eps: float = 1e-6
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return rms_norm(x, self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32), self.eps)
+        scale = self.param('scale', nn.initializers.constant(1 - self.offset), (x.shape[-1],), jnp.float32)
+        return rms_norm(x, scale if self.offset == 0 else scale + self.offset, self.eps)

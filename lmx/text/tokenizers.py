@@ -33,18 +33,19 @@ class Tokenizer:
 
     def __init__(self, inner: Any):
         self.inner = inner
+        inner.encode_special_tokens = True  # a text that spells a special token out is text: else '<|endoftext|>' in a file would vanish
         self.vocab_size: int = inner.get_vocab_size()
         self.eos_id: int | None = inner.token_to_id(EOS)
         self._state = inner.to_str()
         self.fingerprint = hashlib.blake2b(self._state.encode(), digest_size=16).hexdigest()
-        self._unknown = inner.token_to_id(UNKNOWN)
-        self._closed = json.loads(self._state)['model']['type'] == 'WordLevel' and self._unknown is None
+        self._model = json.loads(self._state)['model']
+        self._closed = self._model['type'] == 'WordLevel' and inner.token_to_id(self._model['unk_token']) is None
 
     def encode(self, text: str) -> np.ndarray:
         """Ids, int32 [length].
 
         Raises:
-          BadInput: a character that a character tokenizer has not.
+          BadInput: a character that a character tokenizer has not, or that UTF-8 cannot say.
         """
         return self.encode_batch([text])[0]
 
@@ -53,7 +54,13 @@ class Tokenizer:
         if self._closed:
             for text in texts:
                 self._check(text)
-        return [np.array(found.ids, np.int32) for found in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            found = self.inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:
+            for text in texts:
+                _check_unicode(text)
+            raise
+        return [np.array(each.ids, np.int32) for each in found]
 
     def decode(self, ids: Any) -> str:
         """Text; specials are dropped, bytes that are no UTF-8 become U+FFFD."""
@@ -61,19 +68,28 @@ class Tokenizer:
 
     @functools.cached_property
     def pieces(self) -> tuple[bytes, ...] | None:
-        if self._unknown is not None:
-            return None
+        added = self.inner.get_added_tokens_decoder()
         tokens = [self.inner.id_to_token(i) for i in range(self.vocab_size)]
-        if json.loads(self._state)['model']['type'] == 'BPE':
-            table = _byte_of_character()
-            return tuple(b'' if token == EOS else bytes(table[c] for c in token) for token in tokens)
-        return tuple(b'' if token == EOS else token.encode() for token in tokens)
+        if self._closed:
+            return tuple(b'' if i in added else token.encode() for i, token in enumerate(tokens))
+        if not self._keeps_bytes(tokens, added):
+            return None
+        table = _byte_of_character()
+        return tuple(b'' if i in added else bytes(table[c] for c in token) for i, token in enumerate(tokens))
+
+    def _keeps_bytes(self, tokens: Sequence[str | None], added: dict[int, Any]) -> bool:
+        """Whether this is byte-level BPE through and through; somebody else's may rewrite text, or put a blank before it."""
+        state = json.loads(self._state)
+        before = state['pre_tokenizer'] or {}
+        bytewise = self._model['type'] == 'BPE' and before.get('type') == 'ByteLevel' and not before['add_prefix_space']
+        whole = None not in tokens and set(_byte_of_character()) <= set(tokens)
+        return bytewise and whole and not state['normalizer'] and all(token.special for token in added.values())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `tokenizer.json`; the file appears whole or not at all."""
         target = pathlib.Path(path)
         part = target.with_name(f'{target.name}.{os.getpid()}.part')
-        part.write_text(self._state)
+        part.write_text(self._state, encoding='utf-8')
         part.replace(target)
 
     def _check(self, text: str) -> None:
@@ -153,7 +169,7 @@ def words(*, source: Any, field: str = 'text', vocab_size: int | None = None, mi
       min_count: rarer words are unknown.
 
     Raises:
-      BadInput: a vocabulary smaller than 3, or no text.
+      BadInput: a vocabulary smaller than 3, a count that no word reaches, or no text.
     """
     if vocab_size is not None and vocab_size < 3:
         raise BadInput(f'words vocab_size {vocab_size} leaves no room for words beside {UNKNOWN} and {LINE}; give at least 3')
@@ -167,6 +183,8 @@ def words(*, source: Any, field: str = 'text', vocab_size: int | None = None, mi
         for special in (UNKNOWN, LINE):
             counts.pop(special, None)
         kept = [word for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= min_count]
+        if not kept:
+            raise BadInput(f'words min_count {min_count} leaves no word; the most frequent occurs {max(counts.values(), default=0)} times')
         kept = [UNKNOWN, LINE, *kept][:vocab_size]
         inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(kept)}, unk_token=UNKNOWN))
         inner.normalizer = normalizers.Replace(Regex(r'\n'), f' {LINE} ')
@@ -207,7 +225,7 @@ def source_fingerprint(source: Any, field: str) -> str:
         return hashlib.blake2b(f'{known}/{field}'.encode(), digest_size=16).hexdigest()
     digest = hashlib.blake2b(field.encode(), digest_size=16)
     for index in range(len(source)):
-        text = text_of(source[index], field).encode()
+        text = _check_unicode(text_of(source[index], field))
         digest.update(len(text).to_bytes(8, 'little') + text)
     return digest.hexdigest()
 
@@ -230,17 +248,34 @@ def text_of(record: Any, field: str) -> str:
     """A field of a record.
 
     Raises:
-      BadInput: the record has no such field.
+      BadInput: the record has no such field, or no text in it.
     """
     if field not in record:
         raise BadInput(f'records have no field {field!r}, only {", ".join(record)}; name one of them')
-    return record[field]
+    text = record[field]
+    if not isinstance(text, str):
+        raise BadInput(
+            f'field {field!r} of a record holds {str(text)[:40]!r}, which is no text; name another field or leave the record out'
+        )
+    return text
+
+
+def _check_unicode(text: str) -> bytes:
+    """The text's bytes; JSON and command lines can bring half a character (a lone surrogate), which has none."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0) : error.start + 20]
+        raise BadInput(
+            f'character {text[error.start]!r} at position {error.start} is no Unicode text (near {around!r}); remove it'
+        ) from None
 
 
 def _texts(source: Any, field: str) -> Iterator[str]:
     empty = True
     for index in range(len(source)):
         text = text_of(source[index], field)
+        _check_unicode(text)
         empty = empty and not text
         yield text
     if empty:

@@ -71,6 +71,17 @@ def test_packed_predicts_every_token_once_and_never_mixes(lengths, eos):
     assert targets == expected
 
 
+@pytest.mark.parametrize('eos', [EOS, None])
+def test_packed_rows_are_the_same_alone_and_together_in_any_order(eos):
+    windows = packing.packed(cache([33, 2, 8, 1, 40, 0, 5, 3]), length=8, eos_id=eos)
+    order = np.random.default_rng(0).permutation(len(windows))
+    together = windows.lmx_windows.rows(order)
+    for row, index in enumerate(order):
+        for name, array in windows[index].items():
+            np.testing.assert_array_equal(together[name][row], array)
+            assert array.dtype == (np.float32 if name == 'weights' else np.int32)
+
+
 def test_best_fit_wastes_little_and_overfills_nothing():
     sizes = np.random.default_rng(0).integers(1, 65, 2000)
     bins = packing.best_fit(sizes, 64)
@@ -78,6 +89,11 @@ def test_best_fit_wastes_little_and_overfills_nothing():
     assert loads.max() <= 64
     assert len(loads) <= 1.03 * sizes.sum() / 64 + 1
     np.testing.assert_array_equal(bins, packing.best_fit(sizes, 64))
+
+
+def test_best_fit_takes_the_tightest_window():
+    assert packing.best_fit([7, 5, 3, 1], 8).tolist() == [0, 1, 1, 0]
+    assert packing.best_fit([6, 5, 2, 2], 8).tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize('stride', [0, 9])

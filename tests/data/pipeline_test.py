@@ -1,5 +1,6 @@
 """Batches: a function of the step, the same on any number of processes; evaluation counts every example once."""
 
+import hashlib
 import time
 
 import numpy as np
@@ -51,6 +52,16 @@ def test_processes_share_the_same_global_batch(processes):
     assert f'{total:016x}' == pipeline.batch_hash(whole)
 
 
+def test_the_hash_is_that_of_the_bytes():
+    batch = {'b': np.arange(6, dtype=np.int32).reshape(2, 3)[:, ::2], 'a': np.array([True, False]), 'empty': np.zeros((2, 0))}
+    total = 0
+    for row in range(2):
+        data = b'a' + batch['a'][row].tobytes() + b'b' + batch['b'][row].tobytes() + b'empty'
+        digest = hashlib.blake2b(data, digest_size=8, salt=row.to_bytes(8, 'little')).digest()
+        total += int.from_bytes(digest, 'little')
+    assert pipeline.batch_hash(batch) == f'{total % (1 << 64):016x}'
+
+
 def test_the_hash_sees_every_change():
     batch = pipeline.train_batches(features(), batch_size=8, seed=0)(0)
     swapped = {name: array[[1, 0, *range(2, 8)]] for name, array in batch.items()}
@@ -98,3 +109,4 @@ def test_prefetch_keeps_order_passes_errors_on_and_ends():
         next(items)
         time.sleep(0.05)
     assert not items._thread.is_alive()
+    assert list(items) == []

@@ -44,5 +44,7 @@ def test_near_duplicates_equal_the_exact_ones_at_high_and_low_similarity():
 def test_refusals():
     with pytest.raises(BadInput, match='left none of 1'):
         texts(['x'], transforms.length(min_chars=9))
+    with pytest.raises(BadInput, match="no field 'body'"):
+        texts(['x'], transforms.deduplicate(field='body'))
     with pytest.raises(BadInput, match='NFX'):
         transforms.normalize(form='NFX')

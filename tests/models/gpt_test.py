@@ -36,7 +36,7 @@ def test_every_layer_parameter_is_stacked():
         assert leaf.dtype == jnp.float32
         if name.startswith('blocks/'):
             assert leaf.shape[0] == 12, name
-    assert tree['blocks']['attention']['query']['kernel'].shape == (12, 768, 768)
+    assert tree['decoder']['blocks']['attention']['query']['kernel'].shape == (12, 768, 768)
 
 
 def test_initial_weights_are_gpt2s():
@@ -45,9 +45,9 @@ def test_initial_weights_are_gpt2s():
     std = jax.tree.map(lambda x: float(np.std(x)), params)
     # Some ten thousand draws each: 2 % is three standard errors and more.
     np.testing.assert_allclose(std['embed']['embedding'], 0.02, rtol=0.03)
-    np.testing.assert_allclose(std['blocks']['attention']['query']['kernel'], 0.02, rtol=0.02)
-    np.testing.assert_allclose(std['blocks']['mlp']['up']['kernel'], 0.02, rtol=0.02)
-    np.testing.assert_allclose(std['blocks']['attention']['out']['kernel'], 0.02 / 4, rtol=0.02)
-    np.testing.assert_allclose(std['blocks']['mlp']['down']['kernel'], 0.02 / 4, rtol=0.02)
-    first, second = params['blocks']['attention']['query']['kernel'][:2]
+    np.testing.assert_allclose(std['decoder']['blocks']['attention']['query']['kernel'], 0.02, rtol=0.02)
+    np.testing.assert_allclose(std['decoder']['blocks']['mlp']['up']['kernel'], 0.02, rtol=0.02)
+    np.testing.assert_allclose(std['decoder']['blocks']['attention']['out']['kernel'], 0.02 / 4, rtol=0.02)
+    np.testing.assert_allclose(std['decoder']['blocks']['mlp']['down']['kernel'], 0.02 / 4, rtol=0.02)
+    first, second = params['decoder']['blocks']['attention']['query']['kernel'][:2]
     assert not np.allclose(first, second)

@@ -31,14 +31,16 @@ def to_lmx(state: dict[str, np.ndarray], num_layers: int) -> dict:
     query, key, value = ({name: parts[index] for name, parts in joint.items()} for index in range(3))
     return {
         'embed': {'embedding': state['transformer.wte.weight']},
-        'position_embed': {'embedding': state['transformer.wpe.weight']},
-        'blocks': {
-            'attention': {'query': query, 'key': key, 'value': value, 'out': linear('attn.c_proj')},
-            'attention_norm': norm('ln_1'),
-            'mlp_norm': norm('ln_2'),
-            'mlp': {'up': linear('mlp.c_fc'), 'down': linear('mlp.c_proj')},
+        'decoder': {
+            'position_embed': {'embedding': state['transformer.wpe.weight']},
+            'blocks': {
+                'attention': {'query': query, 'key': key, 'value': value, 'out': linear('attn.c_proj')},
+                'attention_norm': norm('ln_1'),
+                'mlp_norm': norm('ln_2'),
+                'mlp': {'up': linear('mlp.c_fc'), 'down': linear('mlp.c_proj')},
+            },
+            'final_norm': {'scale': state['transformer.ln_f.weight'], 'bias': state['transformer.ln_f.bias']},
         },
-        'final_norm': {'scale': state['transformer.ln_f.weight'], 'bias': state['transformer.ln_f.bias']},
     }
 
 

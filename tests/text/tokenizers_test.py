@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from lmx import text
 from lmx.data import sources
@@ -42,6 +43,47 @@ def test_byte_level_ids_are_the_bytes():
     assert tokenizer.eos_id == 256
     assert tokenizer.encode('aé').tolist() == list('aé'.encode())
     assert tokenizer.pieces[256] == b''
+
+
+@pytest.mark.parametrize('make', [lambda source: text.byte_level(), lambda source: text.bpe(source=source, vocab_size=300)])
+def test_a_special_token_spelt_out_is_text(source, make):
+    tokenizer, given = make(source), 'a<|endoftext|>b'
+    ids = tokenizer.encode(given)
+    assert tokenizer.eos_id not in ids
+    assert tokenizer.decode(ids) == given
+    assert b''.join(tokenizer.pieces[i] for i in ids) == given.encode()
+
+
+def foreign(kind: str) -> Tokenizer:
+    """Tokenizers as other people save them."""
+    if kind == 'wordpiece':
+        return Tokenizer(models.WordPiece({'[UNK]': 0, 'a': 1, '##b': 2}, unk_token='[UNK]'))
+    if kind == 'words':
+        inner = Tokenizer(models.WordLevel({'[UNK]': 0, 'cat': 1}, unk_token='[UNK]'))
+        inner.pre_tokenizer = pre_tokenizers.Whitespace()
+        return inner
+    inner = Tokenizer.from_str(text.byte_level().inner.to_str())
+    inner.add_special_tokens(['<|start|>'])
+    if kind == 'lower case':
+        inner.normalizer = normalizers.Lowercase()
+    if kind == 'blank in front':
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    if kind == 'added word':
+        inner.add_tokens(['Straße'])
+    return inner
+
+
+@pytest.mark.parametrize('kind', ['wordpiece', 'words', 'lower case', 'blank in front', 'added word', 'bytes'])
+def test_pieces_only_where_no_byte_is_lost(kind, tmp_path):
+    foreign(kind).save(str(tmp_path / 'tokenizer.json'))
+    tokenizer = text.load(path=str(tmp_path))
+    if kind == 'bytes':
+        assert tokenizer.pieces[-2:] == (b'', b'')
+        assert tokenizer.pieces[:256] == tuple(bytes([byte]) for byte in range(256))
+    else:
+        assert tokenizer.pieces is None
+    if kind == 'words':
+        assert tokenizer.encode('cat dog').tolist() == [1, 0]
 
 
 def test_bpe_merges_what_is_frequent_and_keeps_to_the_limit(source):
@@ -102,6 +144,10 @@ def test_training_gives_the_same_in_another_process(source, tmp_path):
         (lambda source: text.characters(source=source, field='txt'), "no field 'txt'"),
         (lambda source: text.bpe(source=sources.in_memory(records=[{'text': ''}]), vocab_size=300), 'no text'),
         (lambda source: text.characters(source=source).encode('def Ω'), "'Ω' at position 4"),
+        (lambda source: text.words(source=source, min_count=999), 'leaves no word'),
+        (lambda source: text.byte_level().encode('ab\udc80'), r"'\\udc80' at position 2"),
+        (lambda source: text.bpe(source=sources.in_memory(records=[{'text': '\ud800'}]), vocab_size=300), 'no Unicode text'),
+        (lambda source: text.bpe(source=sources.in_memory(records=[{'text': None}]), vocab_size=300), "holds 'None', which is no text"),
         (lambda source: text.load(path='nowhere'), 'no tokenizer'),
     ],
 )

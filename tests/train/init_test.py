@@ -46,11 +46,11 @@ def test_average_is_the_mean_of_the_last(source):
 
 
 def test_a_part_under_another_name(source):
-    target = {'encoder': device(fresh(source))['blocks'], 'head': device(np.zeros(3, np.float32))}
-    loaded = init.run(workdir=str(source), take='^blocks/', rename=(('^blocks/', 'encoder/'),))(target)
+    target = {'encoder': device(fresh(source))['decoder']['blocks'], 'head': device(np.zeros(3, np.float32))}
+    loaded = init.run(workdir=str(source), take='/blocks/', rename=(('^decoder/blocks/', 'encoder/'),))(target)
     assert loaded.fresh == ['head']
     assert 'warm start:' in str(loaded)
-    jax.tree.map(np.testing.assert_array_equal, loaded.params['encoder'], init.read_params(source)['blocks'])
+    jax.tree.map(np.testing.assert_array_equal, loaded.params['encoder'], init.read_params(source)['decoder']['blocks'])
 
 
 def test_misfits_are_errors(source):

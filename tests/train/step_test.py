@@ -93,7 +93,7 @@ def test_eight_devices_equal_one(mesh, rules):
     step = jax.jit(functools.partial(train_step, make=make), out_shardings=(shardings, shard.replicated(layout)))
     for index in range(5):
         state, sums = step(state, shard.put_batch(batch(index), layout), {})
-    kernel = state.params['blocks']['attention']['query']['kernel']
+    kernel = state.params['decoder']['blocks']['attention']['query']['kernel']
     assert len(kernel.sharding.device_set) == 8
     # Sums over devices come in another order: float32 rounding, which Adam magnifies to about 1e-5 of a parameter in five steps.
     assert_close(one.params, state.params, rtol=1e-4, atol=2e-5)
@@ -115,7 +115,7 @@ def test_two_vmapped_trials_equal_the_two_runs():
         # Batched products round differently: 1e-6 in the gradient, magnified by five steps of Adam.
         assert_close(pick(state.params), alone.params, rtol=1e-4, atol=2e-5)
         assert_close(pick(sums), sums_alone, rtol=1e-4, atol=1e-4)
-    assert not np.allclose(*state.params['blocks']['attention']['query']['kernel'])
+    assert not np.allclose(*state.params['decoder']['blocks']['attention']['query']['kernel'])
 
 
 def test_dropout_differs_by_step_and_is_off_in_evaluation():

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import pathlib
 import platform
+import re
 import sysconfig
 from collections.abc import Iterator
 from typing import Any
@@ -96,11 +97,13 @@ def functions(text: str) -> Iterator[tuple[int, dict[str, str]]]:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
         return
-    rows = text.splitlines()
+    rows = re.split(r'\r\n|\r|\n', text)  # as Python counts lines; str.splitlines would also count form feeds
     for node in ast.walk(tree):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or len(node.body) < 2:
             continue
         docstring, first = ast.get_docstring(node), node.body[0]
+        if first.lineno == node.lineno or node.body[1].lineno == first.end_lineno:  # `def f(): 'doc'; ...` shares a line with code
+            continue
         if not docstring or not WORDS[0] <= len(docstring.split()) <= WORDS[1]:
             continue
         kept = rows[node.lineno - 1 : first.lineno - 1] + rows[first.end_lineno : node.end_lineno]
