@@ -21,6 +21,7 @@ DECODERS = {
     'mistral': partial(models.mistral, **grouped, window=3),
     'qwen3': partial(models.qwen3, **grouped, head_dim=8),
     'gemma2': partial(models.gemma2, **{**grouped, 'num_layers': 4}, head_dim=8, windows=3),
+    'mixtral': partial(models.mixtral, **grouped, num_experts=4),
 }
 """Keywords -> a model that meets `lmx.types.Decoder`."""
 

@@ -133,6 +133,15 @@ def _gated(ours: Config) -> list[Rule]:
     ]
 
 
+def _mixtral(ours: Config) -> list[Rule]:
+    experts = 'model.layers.{}.block_sparse_moe'
+    out = _frame(ours) + norm('decoder/blocks/mlp_norm', 'model.layers.{}.post_attention_layernorm', bias=False)
+    out += linear('decoder/blocks/mlp/router', f'{experts}.gate', bias=False)
+    for name, theirs in (('gate', 'w1'), ('up', 'w3'), ('down', 'w2')):
+        out.append(Rule(f'decoder/blocks/mlp/{name}', f'{experts}.experts.{{}}.{theirs}.weight', transposed=True))
+    return out
+
+
 def _qwen3(ours: Config) -> list[Rule]:
     attention = 'model.layers.{}.self_attn'
     extra = norm('decoder/blocks/attention/query_norm', f'{attention}.q_norm', bias=False)
@@ -524,6 +533,26 @@ FAMILIES: Mapping[str, Family] = {
         prefix='model.',
         demands=SILU,
         read=_llama_read,
+        write=_their_rope,
+        unused=COPIES,
+    ),
+    'mixtral': Family(
+        model=models.mixtral,
+        keys={
+            **_without(LLAMA_KEYS, 'use_bias'),
+            'num_kv_heads': ('num_key_value_heads', 8),
+            'mlp_dim': ('intermediate_size', 14_336),
+            'eps': ('rms_norm_eps', 1e-5),
+            'window': ('sliding_window', None),
+            'num_experts': ('num_local_experts', 8),
+            'num_selected': ('num_experts_per_tok', 2),
+            'balance_coefficient': ('router_aux_loss_coef', 0.001),
+        },
+        rules=_mixtral,
+        architecture='MixtralForCausalLM',
+        prefix='model.',
+        demands={**SILU, 'router_jitter_noise': (0.0,)},
+        read=lambda config, names: {'positions': _rope(config, 1_000_000.0)},
         write=_their_rope,
         unused=COPIES,
     ),

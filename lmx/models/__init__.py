@@ -7,6 +7,7 @@ from lmx.models.gemma2 import gemma2
 from lmx.models.gpt import gpt
 from lmx.models.llama import llama
 from lmx.models.mistral import mistral
+from lmx.models.mixtral import mixtral
 from lmx.models.modernbert import modernbert
 from lmx.models.qwen3 import qwen3
 from lmx.models.t5 import t5, t5_1_1
@@ -21,6 +22,7 @@ __all__ = [
     'gpt',
     'llama',
     'mistral',
+    'mixtral',
     'modernbert',
     'qwen3',
     'roberta',

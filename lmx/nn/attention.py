@@ -155,7 +155,7 @@ class Attention(nn.Module):
         positions = self.positions.at(context.layer)
         q_BTHC = positions.rotate(q_BTHC, context.positions_BT)
         k_BSKC, v_BSKC = positions.rotate(k_BTKC, context.positions_BT), v_BTKC
-        k_index, k_positions = context.index_BT, context.positions_BT
+        k_index = k_positions = context.positions_BT
         if cache is not None:
             cache = caches.write(cache, k_BSKC, v_BSKC, context.index_BT)
             k_BSKC, v_BSKC = (array.astype(x_BTD.dtype) for array in cache)
@@ -163,13 +163,14 @@ class Attention(nn.Module):
         bias = positions.bias(context.positions_BT, k_positions)
         scores = {
             'mask': _both(context.mask, None if self.mask is None else self.mask.at(context.layer)),
-            'q_index': context.index_BT,
-            'k_index': k_index,
+            'q_index': None if cache is None else context.index_BT,
+            'k_index': None if cache is None else k_index,
             'scale': self.scale,
             'bias': context.bias if bias is None else bias,
             'softcap': self.softcap,
         }
-        return _output(self, q_BTHC, k_BSKC, v_BSKC, scores, x_BTD), cache
+        # Kernels are for whole sequences; one token against a cache is a small product.
+        return _output(self, q_BTHC, k_BSKC, v_BSKC, scores, x_BTD, self.implementation if cache is None else 'xla'), cache
 
 
 class CrossAttention(nn.Module):
@@ -182,15 +183,13 @@ class CrossAttention(nn.Module):
     scale: Any = None
     kernel_init: Init = nn.initializers.lecun_normal()
     out_init: Init = nn.initializers.lecun_normal()
-    implementation: str = 'xla'
 
     @nn.compact
     def __call__(self, x_BTD: Array, context: Context, memory: caches.LayerCache) -> Array:
         heads, _, channels = head_sizes(x_BTD.shape[-1], self.num_heads, None, self.head_dim)
         query = Linear(heads * channels, self.use_bias, self.kernel_init, name='query')
         q_BTHC = query(x_BTD).reshape(*x_BTD.shape[:2], heads, channels)
-        index_BS = jnp.arange(memory.keys.shape[1], dtype=jnp.int32)[None]
-        scores = {'mask': context.memory_mask, 'q_index': context.index_BT, 'k_index': index_BS, 'scale': self.scale}
+        scores = {'mask': context.memory_mask, 'scale': self.scale}
         return _output(self, q_BTHC, memory.keys, memory.values, scores, x_BTD)
 
 
@@ -213,15 +212,17 @@ class Remember(nn.Module):
         return caches.LayerCache(keys=project('key'), values=project('value'))
 
 
-def _output(module: Any, q_BTHC: Array, k_BSKC: Array, v_BSKC: Array, scores: dict[str, Any], x_BTD: Array) -> Array:
+def _output(
+    module: Any, q_BTHC: Array, k_BSKC: Array, v_BSKC: Array, scores: dict[str, Any], x_BTD: Array, implementation: str = 'xla'
+) -> Array:
     """Attends and projects to [B, T, D]; with the collection 'intermediates' asked for, the weights [B, H, T, S] go there."""
     if module.is_mutable_collection('intermediates'):
         module.sow('intermediates', 'weights', attention_weights(q_BTHC, k_BSKC, **scores))
     function: Callable[..., Array] = attend
-    if module.implementation != 'xla':
+    if implementation != 'xla':
         from lmx.nn import kernels  # which needs this module
 
-        function = partial(kernels.attend, module.implementation)
+        function = partial(kernels.attend, implementation)
     out_BTHC = function(q_BTHC, k_BSKC, v_BSKC, **scores, dropout=_dropout(module))
     out = Linear(x_BTD.shape[-1], module.use_bias, module.out_init, name='out')
     return out(out_BTHC.reshape(*x_BTD.shape[:2], -1))
