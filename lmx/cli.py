@@ -23,6 +23,7 @@ lmx: language-model research in JAX. One config is one run.
   lmx predict   --workdir=runs/a --input='def main('                what the task predicts: a continuation, a label, ...
   lmx data      --config=configs/gpt_stdlib.py                      stages, shapes and decoded examples of the pipeline
   lmx report    runs/a runs/b                                       report.html: curves, samples, config, what differs
+  lmx import    --from=DIR --workdir=runs/b                         a Hugging Face model as a run; lmx export writes one
   lmx runs      [runs]                                              the runs below a folder
   lmx explain   --config=configs/gpt_stdlib.py model.dim            a value, and who set it
   lmx diff      A B                                                 how two configs or runs differ
@@ -311,6 +312,8 @@ def _data(v: Flags, rest: list[str], overrides: list[str]) -> None:
 
 def _report_flags(v: Flags) -> None:
     flags.DEFINE_string('output', None, 'the page to write; default report.html in the (first) run', flag_values=v)
+    flags.DEFINE_string('attention', None, 'a text, or a training record as JSON, to see what each run attends to in it', flag_values=v)
+    flags.DEFINE_multi_string('allow_import', [], "a module of your own that the runs' configs may call", flag_values=v)
 
 
 def _report(v: Flags, rest: list[str], overrides: list[str]) -> None:
@@ -318,7 +321,55 @@ def _report(v: Flags, rest: list[str], overrides: list[str]) -> None:
         raise BadInput('name one or more runs, as in: lmx report runs/a runs/b')
     from lmx import run
 
+    if v.attention is not None:
+        for workdir in rest:
+            run.attention(workdir, _record(v.attention), allow=v.allow_import)
     print(f'report: {run.report(*rest, output=v.output)}')
+
+
+def _record(text: str) -> Any:
+    """A JSON object, or the text itself."""
+    import json
+
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def _import_flags(v: Flags) -> None:
+    flags.DEFINE_string('from', None, 'a folder with config.json, *.safetensors and a tokenizer, or a name on the hub', flag_values=v)
+    flags.DEFINE_string('workdir', None, 'the run to make', flag_values=v)
+    flags.DEFINE_string('task', None, 'what it is for, a name in lmx.tasks; default: what the architecture says', flag_values=v)
+    flags.DEFINE_string('config', None, 'FILE.py or FILE.py:ARG with data and task for it', flag_values=v)
+    flags.DEFINE_string('dtype', 'float32', 'what the model computes in: float32 or bfloat16', flag_values=v)
+
+
+def _import(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    _refuse(rest + overrides)
+    source = v['from'].value
+    if source is None or v.workdir is None:
+        raise BadInput('give --from=DIR, the folder of a Hugging Face model, and --workdir=DIR, the run to make')
+    from lmx import run
+
+    print(run.import_model(source, v.workdir, task=v.task, config=v.config, dtype=v.dtype))
+
+
+def _export_flags(v: Flags) -> None:
+    flags.DEFINE_string('workdir', None, "the run's folder", flag_values=v)
+    flags.DEFINE_string('to', None, 'the folder to write', flag_values=v)
+    flags.DEFINE_string('checkpoint', 'last', 'last, best, a step, or average:K (the mean of the last K)', flag_values=v)
+    flags.DEFINE_string('dtype', None, 'float32, bfloat16 or float16; default: what an imported model came with', flag_values=v)
+
+
+def _export(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    _refuse(rest + overrides)
+    if v.workdir is None or v.to is None:
+        raise BadInput('give --workdir=DIR, the run, and --to=DIR, the folder to write')
+    from lmx import run
+
+    print(run.export_model(v.workdir, v.to, checkpoint=v.checkpoint, dtype=v.dtype))
 
 
 def _runs(v: Flags, rest: list[str], overrides: list[str]) -> None:
@@ -395,7 +446,32 @@ COMMANDS: dict[str, Command] = {
         lmx data --workdir=runs/a --step=100        the very batch of that step; its hash is batch_hash in metrics.jsonl
         """,
     ),
-    'report': (_report_flags, _report, 'draws one or several runs: lmx report runs/a [runs/b ...]\n'),
+    'report': (
+        _report_flags,
+        _report,
+        """draws one or several runs as one page.
+
+        lmx report runs/a [runs/b ...]
+        lmx report runs/a --attention='import os'        what each head of each layer attends to
+        """,
+    ),
+    'import': (
+        _import_flags,
+        _import,
+        """makes a run of a Hugging Face model, to evaluate, predict with, search with, or start another run from.
+
+        lmx import --from=DIR --workdir=runs/imported
+        lmx import --from=DIR --workdir=runs/imported --config=configs/gpt_wikitext2.py        with that config's data and task
+        """,
+    ),
+    'export': (
+        _export_flags,
+        _export,
+        """writes a run's model and tokenizer as a directory that transformers loads.
+
+        lmx export --workdir=runs/a --to=DIR --checkpoint=best
+        """,
+    ),
     'runs': (_no_flags, _runs, 'lists the runs below a folder: lmx runs [runs]\n'),
     'explain': (
         _explain_flags,

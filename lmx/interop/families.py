@@ -62,7 +62,7 @@ class Family:
             raise BadInput(f'architecture {name!r} is not known; there are {", ".join(self.heads)}{nearest(name, list(self.heads))}')
         kind = self.heads[name]
         if kind is None:
-            return None
+            return config.get(EMBEDDING)
         if kind in ('masked_lm', 'span'):
             return spec(getattr(heads, kind))
         pool = {'pool': heads.mean} if config.get('classifier_pooling') == 'mean' else {}
@@ -74,7 +74,7 @@ class Family:
         out: dict[str, Any] = {theirs: ours[name] for name, (theirs, _) in self.keys.items()}
         out |= {key: allowed[0] for key, allowed in self.demands.items()} | self.write(ours)
         if self.heads:
-            kind = head_kind(ours)
+            kind = None if head_kind(ours) == 'embedding' else head_kind(ours)
             name = next((name for name, known in self.heads.items() if known == kind), None)
             if name is None:
                 raise BadInput(f'the head {kind!r} has no class in transformers; export with model.head=None')
@@ -85,6 +85,10 @@ class Family:
         else:
             out['architectures'] = [self.architecture]
         return out
+
+
+EMBEDDING = 'lmx_embedding'
+"""In a config: the spec of the head that a sentence-transformers directory describes beside it."""
 
 
 def head_kind(ours: Config) -> str | None:

@@ -14,10 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmx import trees
-from lmx.interop.families import Family
+from lmx.interop.families import EMBEDDING, Family
 from lmx.interop.rules import Rule, to_theirs
+from lmx.nn import heads
+from lmx.spec import name_of, spec
 from lmx.types import BadInput
 
+MAX_LENGTH = 'lmx_max_length'
+"""In a config: the longest text that a sentence-transformers model was made for."""
+POOLS = {'pooling_mode_cls_token': heads.first, 'pooling_mode_mean_tokens': heads.mean, 'pooling_mode_lasttoken': heads.last}
 SHARD_BYTES = 5_000_000_000
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
 
@@ -31,10 +36,47 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = pathlib.Path(folder) / 'config.json'
     if not path.is_file():
         raise BadInput(f'{folder} holds no config.json; give the folder of a Hugging Face model')
+    config = _json(path)
+    modules = pathlib.Path(folder) / 'modules.json'
+    if not modules.is_file():
+        return config
+    limits = modules.parent / 'sentence_bert_config.json'
+    longest = _json(limits).get('max_seq_length') if limits.is_file() else None
+    return {**config, EMBEDDING: _embedding(modules), MAX_LENGTH: longest}
+
+
+def _json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
-        raise BadInput(f'{path} is no JSON ({error}); fetch it again') from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f'{path} cannot be read ({error}); fetch it again') from None
+
+
+def _embedding(modules: pathlib.Path) -> Any:
+    """The head that a sentence-transformers directory describes: how vectors of tokens become one."""
+    steps = {step['type'].rpartition('.')[2]: modules.parent / step['path'] for step in _json(modules)}
+    unknown = sorted(set(steps) - {'Transformer', 'Pooling', 'Normalize'})
+    if unknown or 'Pooling' not in steps:
+        raise BadInput(f'{modules} has {unknown[0] if unknown else "no Pooling"}; lmx has Transformer, Pooling and Normalize')
+    given = _json(steps['Pooling'] / 'config.json')
+    modes = [mode for mode, on in given.items() if mode.startswith('pooling_mode_') and on is True]
+    modes = [f'pooling_mode_{given["pooling_mode"]}'] if 'pooling_mode' in given else modes
+    if len(modes) != 1 or modes[0] not in POOLS:
+        raise BadInput(f'{steps["Pooling"]}/config.json has {", ".join(modes) or "no mode"}; lmx has one of {", ".join(POOLS)}')
+    return spec(heads.embedding, pool=POOLS[modes[0]], normalize='Normalize' in steps)
+
+
+def write_embedding(folder: pathlib.Path, head: Mapping[str, Any], dim: int, max_length: int) -> None:
+    """Writes what `read_config` reads of a sentence-transformers directory."""
+    mode = next(mode for mode, pool in POOLS.items() if name_of(pool) in head['pool'])
+    names = ['Transformer', 'Pooling', *(['Normalize'] if head['normalize'] else [])]
+    paths = ['', '1_Pooling', '2_Normalize']
+    (folder / '1_Pooling').mkdir(exist_ok=True)
+    kind = 'sentence_transformers.models'
+    steps = [{'idx': i, 'name': str(i), 'path': path, 'type': f'{kind}.{name}'} for i, (name, path) in enumerate(zip(names, paths))]
+    write_json(folder / '1_Pooling' / 'config.json', {'word_embedding_dimension': dim, **{known: known == mode for known in POOLS}})
+    write_json(folder / 'sentence_bert_config.json', {'max_seq_length': max_length, 'do_lower_case': False})
+    write_json(folder / 'modules.json', steps)
 
 
 class Tensors:
@@ -214,6 +256,11 @@ def save(
         index = {'metadata': {'total_size': total}, 'weight_map': {name: names[shard] for name, shard in where.items()}}
         write_json(folder / 'model.safetensors.index.json', index)
     return list(where)
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of `read_config` as its config.json had it."""
+    return {key: value for key, value in config.items() if key not in (EMBEDDING, MAX_LENGTH)}
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

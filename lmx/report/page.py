@@ -6,7 +6,7 @@ import collections
 import html
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmx import spec
@@ -54,6 +54,8 @@ def page(runs: Sequence[RunFiles]) -> str:
         name = f' of {html.escape(run.name)}' if len(runs) > 1 else ''
         if run.samples:
             parts += [f'<h2>Samples{name}</h2>', *(_sample(sample) for sample in run.samples)]
+        if run.attention:
+            parts += [f'<h2>Attention{name}</h2>', *_attention(run.attention)]
         parts += [f'<h2>Config{name}</h2>', _tree(run.config, 'all values', is_open=False)]
         parts += [f'<h2>Environment{name}</h2>', _tree(run.provenance, 'command, code, versions, machine', is_open=False)]
     body = '\n'.join(parts)
@@ -115,6 +117,15 @@ def _sample(sample: Mapping[str, Any]) -> str:
     facts = {'step': sample.get('step', ''), **rest}
     shown = ', '.join(f'{key} {value:.2f}' if isinstance(value, float) else f'{key} {value}' for key, value in facts.items())
     return f'<pre>{text}</pre><p class="dim">{html.escape(shown)}</p>'
+
+
+def _attention(maps: Mapping[str, tuple[Any, list[str], list[str]]]) -> Iterator[str]:
+    """A fold per layer; the first of each kind is open."""
+    for name, (weights, queries, keys) in maps.items():
+        for layer, weights_HTS in enumerate(weights):
+            where = f'{name}, layer {layer}' if len(weights) > 1 else name
+            opened = '' if layer else ' open'
+            yield f'<details{opened}><summary>{html.escape(where)}</summary>{plots.heads(weights_HTS, queries, keys)}</details>'
 
 
 def _tree(node: Mapping[str, Any], title: str, is_open: bool) -> str:

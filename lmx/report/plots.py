@@ -93,25 +93,54 @@ def draw(curves: Sequence[Curve], log: bool) -> str:
     Args:
       log: whether the values lie on a logarithmic axis, where any of them can.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    buffer = io.StringIO()
-    # matplotlib warns of letters that its own font lacks, but text is drawn by the browser, in the browser's fonts.
-    with rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'lmx', 'font.size': 10, 'font.family': 'sans-serif'}), _no_glyph_warnings():
-        figure = Figure(figsize=(6.4, 3.4), layout='constrained')
+    with _drawing() as (figure, svg):
         axes = figure.add_subplot()
         for label, x, y, style in curves:
             axes.plot(x, y, **{'label': _plain(label) or '_', 'linewidth': 1.6, **({} if len(x) > 1 else MARKED), **style})
         _axes(axes, log and any(value > 0 for _, _, y, _ in curves for value in y))
         if any(label for label, _, _, _ in curves):
             axes.legend(frameon=False, fontsize=9)
+    return svg()
+
+
+def heads(weights_HTS: np.ndarray, queries: Sequence[str], keys: Sequence[str]) -> str:
+    """One layer's attention as an <svg> element: a picture per head, queries down, keys across; the head's largest weight is darkest."""
+    count, across = len(weights_HTS), min(4, len(weights_HTS))
+    rows = -(-count // across)
+    width = max(2.2, 0.16 * len(keys) + 0.9)
+    with _drawing((width * across, rows * max(2.2, 0.16 * len(queries) + 0.9))) as (figure, svg):
+        for head, axes in enumerate(figure.subplots(rows, across, squeeze=False).flat):
+            if head >= count:
+                axes.set_axis_off()
+                continue
+            axes.imshow(weights_HTS[head].astype(np.float32), cmap='Blues', vmin=0, aspect='auto', interpolation='nearest')
+            axes.set_title(f'head {head}', fontsize=9)
+            axes.set_xticks(range(len(keys)), [_plain(key) for key in keys], rotation=90, fontsize=7)
+            axes.set_yticks(range(len(queries)), [_plain(query) for query in queries], fontsize=7)
+            axes.tick_params(length=0)
+    return svg()
+
+
+@contextlib.contextmanager
+def _drawing(size: tuple[float, float] = (6.4, 3.4)) -> Iterator[tuple[Any, Callable[[], str]]]:
+    """(an empty figure, a function that gives its SVG once the block is left)."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+
+    def finished() -> str:
+        svg = buffer.getvalue()
+        svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', '', svg[svg.index('<svg') :], count=1)
+        return _within_tags(lambda tag: re.sub(r'#000000|\bblack\b', 'currentColor', tag), svg)
+
+    # matplotlib warns of letters that its own font lacks, but text is drawn by the browser, in the browser's fonts.
+    with rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'lmx', 'font.size': 10, 'font.family': 'sans-serif'}), _no_glyph_warnings():
+        figure = Figure(figsize=size, layout='constrained')
+        yield figure, finished
         figure.patch.set_alpha(0)
         FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
-    svg = buffer.getvalue()
-    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', '', svg[svg.index('<svg') :], count=1)
-    return _within_tags(lambda tag: re.sub(r'#000000|\bblack\b', 'currentColor', tag), svg)
 
 
 def _axes(axes: Any, log: bool) -> None:

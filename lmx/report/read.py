@@ -37,6 +37,17 @@ def document(path: pathlib.Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def maps(path: pathlib.Path) -> dict[str, tuple[Any, list[str], list[str]]]:
+    """{name: (weights [L, H, T, S], tokens of the queries, of the keys)} of `lmx.run.attention`; {} where there is no such file."""
+    if not path.is_file():
+        return {}
+    import numpy as np
+
+    with np.load(path) as arrays:
+        labels = json.loads(str(arrays['labels']))
+        return {name: (arrays[name.replace('/', '|')], *sides) for name, sides in labels.items()}
+
+
 def number(value: Any) -> Any:
     """The value if it is a finite number, else None."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
@@ -65,6 +76,7 @@ class RunFiles:
         self.provenance = document(self.path / 'provenance.json')
         self.metrics = lines(self.path / 'metrics.jsonl')
         self.samples = lines(self.path / 'samples.jsonl')
+        self.attention = maps(self.path / 'attention.npz')
         self.evaluations: dict[str, list[dict[str, Any]]] = {}
         for line in lines(self.path / 'eval.jsonl'):
             self.evaluations.setdefault(str(line.get('split') or 'evaluation'), []).append(line)

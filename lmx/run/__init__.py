@@ -2,7 +2,9 @@
 
 from lmx.report.page import write as report
 from lmx.report.runs import find as runs
+from lmx.run.attention import attention
 from lmx.run.config import base, load, shrink
+from lmx.run.convert import export_model, import_model
 from lmx.run.data import data, prepare
 from lmx.run.evaluate import evaluate
 from lmx.run.explain import difference, explain
@@ -12,12 +14,15 @@ from lmx.run.train import Preempted, train
 
 __all__ = [
     'Preempted',
+    'attention',
     'base',
     'data',
     'difference',
     'evaluate',
     'explain',
+    'export_model',
     'finish',
+    'import_model',
     'load',
     'predict',
     'prepare',

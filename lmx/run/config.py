@@ -30,6 +30,7 @@ def base() -> ConfigDict:
     c.early_stopping = {'patience': 0, 'metric': 'validation/loss', 'mode': 'min'}  # evaluations without improvement; 0 = never
     c.nonfinite = 'stop'  # or 'skip': what to do when a loss or gradient is not finite
     c.init = None  # spec(lmx.train.init.run, workdir=...): parameters to start from
+    c.adapter = None  # spec(lmx.train.lora.lora, rank=8, targets=...): trains a small addition to c.init, which stays as it is
     c.samples = ()  # prompts to continue when training ends
     c.baselines = None  # a call that returns {name: value}, printed beside the evaluation
     c.wandb = None  # project name; needs lmx[wandb]

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from lmx import spec
 from lmx.data import pipeline
 from lmx.train import shard
+from lmx.train.init import flat
 from lmx.train.state import init_state
 from lmx.train.step import eval_step, train_step
 from lmx.types import BadInput, Sums, Task
@@ -24,13 +25,13 @@ REBUILT = ('model', 'task', 'optim')
 
 
 class Parts:
-    """Lazily built parts of a config; `allow` limits which modules a config of somebody else may call."""
+    """Lazily built parts of a config; `allow` limits which modules a config of somebody else may call, `given` is built already."""
 
-    def __init__(self, config: Mapping[str, Any], allow: Sequence[str] | None = None):
+    def __init__(self, config: Mapping[str, Any], allow: Sequence[str] | None = None, given: Mapping[str, Any] | None = None):
         set_up_jax(config)
         self.config = config
         self.allow = allow
-        self.builder = spec.Builder(config, allow=allow)
+        self.builder = spec.Builder(config, given, allow)
 
     @functools.cached_property
     def task(self) -> Task:
@@ -58,6 +59,42 @@ class Parts:
         rows = shard.rows(self.mesh, self.config.batch_size)
         return pipeline.eval_batches(self.features(split), batch_size=self.config.batch_size, rows=rows)
 
+    # -- an adapter and what it adds to
+
+    @functools.cached_property
+    def adapter(self) -> Any:
+        """What is trained in place of the model's own parameters, see `lmx.train.lora`; None = they are trained themselves."""
+        if self.config.get('adapter') is None:
+            return None
+        if self.config.init is None:
+            raise BadInput('config.adapter has nothing to add to; set config.init = spec(lmx.train.init.run, workdir=...)')
+        return self.builder('adapter')
+
+    @functools.cached_property
+    def base(self) -> Any:
+        """The `Loaded` of config.init that an adapter adds to."""
+        return self.adapter.freeze(self.builder('init'), self.abstract_params())
+
+    @property
+    def frozen(self) -> Any:
+        """The parameters that no step changes, by path; None without an adapter."""
+        return None if self.adapter is None else self.base.params
+
+    @functools.cached_property
+    def merged(self) -> Callable[[Any], Any]:
+        """What is trained -> the model's parameters, for evaluation."""
+        if self.adapter is None:
+            return lambda trained: trained
+        layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params())
+        compiled = jax.jit(self._merge, out_shardings=layouts)
+        return lambda trained: compiled(self.frozen, trained)
+
+    def _merge(self, base: Any, trained: Any) -> Any:
+        return trained if self.adapter is None else self.adapter.merge(base, trained)
+
+    def _adapt(self, base: Any) -> Callable[[Any, Any], Any] | None:
+        return None if self.adapter is None else lambda params, key: self.adapter.init(params, base, key)
+
     # -- functions to compile
 
     @functools.cached_property
@@ -81,10 +118,19 @@ class Parts:
         arrays = {name: np.asarray(value) for name, value in example.items()}
         return {name: jax.ShapeDtypeStruct((size, *array.shape), array.dtype) for name, array in arrays.items()}
 
+    @functools.cache  # noqa: B019
     def abstract_state(self) -> Any:
         """The TrainState as shapes with their shardings; nothing is computed."""
+        return self._abstract(self._adapt({}))
+
+    @functools.cache  # noqa: B019
+    def abstract_params(self) -> Any:
+        """The model's own parameters, likewise."""
+        return self._abstract(None).params
+
+    def _abstract(self, adapt: Callable[[Any, Any], Any] | None) -> Any:
         shapes = self.batch_shapes  # built here and not under the trace, where a task's own arrays would become tracers
-        state = jax.eval_shape(lambda: init_state(self.make, self.values, shapes, self.config.seed))
+        state = jax.eval_shape(lambda: init_state(self.make, self.values, shapes, self.config.seed, adapt))
         shardings = shard.state_shardings(state, self.config.rules, self.mesh)
         return jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), state, shardings)
 
@@ -92,9 +138,8 @@ class Parts:
         """Traces the step on the real batch shapes before any device is used; raises BadInput for a combination that cannot work."""
         state = self.abstract_state()
         self._check_vocabulary()
-        _, sums = jax.eval_shape(
-            functools.partial(train_step, make=self.make, accumulate=self.config.accumulate), state, self.batch_shapes, self.values
-        )
+        base = None if self.adapter is None else flat(self.abstract_params())
+        _, sums = jax.eval_shape(self._train_step, state, self.batch_shapes, self.values, base)
         if not any(name.startswith('loss/') for name in sums):
             raise BadInput(f'the task returns no loss/* to minimise, only {", ".join(sums)}')
         if self.config.accumulate > 1 and not self.task.additive:
@@ -110,15 +155,25 @@ class Parts:
             raise BadInput(f'model.vocab_size {has} is smaller than the {needs} ids of the tokenizer; use ref("tokenizer.vocab_size")')
 
     def jitted_init(self) -> Any:
-        """() -> TrainState, every leaf born where it belongs."""
+        """values -> TrainState, every leaf born where it belongs."""
         layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        return jax.jit(lambda values: init_state(self.make, values, self.batch_shapes, self.config.seed), out_shardings=layouts)
+
+        def init(values: Mapping[str, Any], base: Any) -> Any:
+            return init_state(self.make, values, self.batch_shapes, self.config.seed, self._adapt(base))
+
+        compiled = jax.jit(init, out_shardings=layouts)
+        return lambda values: compiled(values, self.frozen)
 
     def jitted_train_step(self) -> Any:
         """(state, batch, values) -> (state, sums); the state's buffers are reused."""
         layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        step = functools.partial(train_step, make=self.make, accumulate=self.config.accumulate)
-        return jax.jit(step, donate_argnums=0, out_shardings=(layouts, shard.replicated(self.mesh)))
+        compiled = jax.jit(self._train_step, donate_argnums=0, out_shardings=(layouts, shard.replicated(self.mesh)))
+        return lambda state, batch, values: compiled(state, batch, values, self.frozen)
+
+    def _train_step(self, state: Any, batch: Any, values: Mapping[str, Any], base: Any) -> Any:
+        # The base is an argument: inside the program it would be a constant, one copy in each executable and in the compilation cache.
+        merge = functools.partial(self._merge, base)
+        return train_step(state, batch, values, make=self.make, accumulate=self.config.accumulate, merge=merge)
 
     def jitted_eval_step(self) -> Any:
         """(params, batch) -> sums."""

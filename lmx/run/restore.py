@@ -7,11 +7,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmx.optim import eval_params
+import jax
+
+from lmx import text
 from lmx.run.parts import Parts
-from lmx.train.checkpoint import Checkpoints, Damaged, average
+from lmx.train import init, shard
+from lmx.train.checkpoint import Checkpoints
 from lmx.train.workdir import read_config
-from lmx.types import BadInput
 
 OURS = ('lmx',)
 """What a config found in a workdir may call; `allow` adds the user's own modules."""
@@ -20,7 +22,7 @@ OURS = ('lmx',)
 def restore(
     workdir: str | os.PathLike[str], checkpoint: str = 'last', config: Mapping[str, Any] | None = None, allow: Sequence[str] = ()
 ) -> tuple[Parts, Any, int]:
-    """(parts, parameters, step) of a run.
+    """(parts, parameters, step) of a run. Neither its training data nor the source of its tokenizer is needed.
 
     Args:
       workdir: the run's folder.
@@ -32,14 +34,13 @@ def restore(
       BadInput: no such run or checkpoint, a damaged one, or a config that calls what is not allowed.
     """
     config = read_config(workdir) if config is None else config
-    parts = Parts(config, allow=(*OURS, *allow))
+    tokenizer = pathlib.Path(workdir) / 'tokenizer.json'
+    given = {'tokenizer': text.load(path=str(tokenizer))} if tokenizer.exists() and config.get('tokenizer') is not None else {}
+    parts = Parts(config, allow=(*OURS, *allow), given=given)
+    params = init.read_params(workdir, checkpoint, config=config, allow=parts.allow)
     checkpoints = Checkpoints(pathlib.Path(workdir) / 'checkpoints', best=config.keep.best, mode=config.keep.mode, read_only=True)
     try:
-        steps = checkpoints.choose(checkpoint)
-        like = parts.abstract_state()
-        states = [checkpoints.restore(step, like)[0] for step in steps]
-    except Damaged as error:
-        raise BadInput(f'checkpoint {checkpoint} of {workdir} is damaged ({error}); choose another of {checkpoints.steps()}') from None
+        step = checkpoints.choose(checkpoint)[-1]
     finally:
         checkpoints.close()
-    return parts, average([eval_params(state.opt_state, state.params) for state in states]), steps[-1]
+    return parts, jax.device_put(params, shard.param_shardings(params, config.rules, parts.mesh)), step

@@ -14,11 +14,11 @@ from typing import Any
 
 import jax
 
-from lmx import spec
+from lmx import spec, trees
 from lmx.data import pipeline
 from lmx.optim import eval_params
 from lmx.run.parts import Parts
-from lmx.train import loop, shard
+from lmx.train import loop, lora, shard
 from lmx.train.checkpoint import Checkpoints
 from lmx.train.evaluate import evaluate
 from lmx.train.log import Log
@@ -75,7 +75,11 @@ class _Run:
         self.fingerprint = batches.fingerprint
         parts.check()
         trackers = _trackers(config, self.folder.path)
+        if parts.adapter is not None:
+            say(f'adapter: {parts.base}')  # read before anything is written, for it may be gone
         warnings = self.folder.record(config)
+        if parts.adapter is not None:
+            lora.recognise(self.folder.path, parts.base.params)
         self._save_tokenizer()
         for text in warnings:
             say(f'resuming under other conditions ({text}): the result will equal an undisturbed run to rounding, not to the bit')
@@ -126,7 +130,7 @@ class _Run:
             say(f'resuming at step {step} of {self.config.steps}')
             return state, step, meta['lengths']
         state = self.parts.jitted_init()(self.parts.values)
-        if self.config.init is not None:
+        if self.config.init is not None and self.parts.adapter is None:
             loaded = self.parts.builder('init')(state.params)
             say(str(loaded))
             optimizer = self.parts.make(self.parts.values)[2]
@@ -141,7 +145,7 @@ class _Run:
             self.log.write('metrics.jsonl', line)
 
     def _evaluate(self, step: int, state: Any) -> None:
-        params = eval_params(state.opt_state, state.params)
+        params = self.parts.merged(eval_params(state.opt_state, state.params))
         self.evaluated_at = step
         for split in self.config.evaluate:
             batches = (shard.put_batch(batch, self.parts.mesh) for batch in self.parts.eval_batches(split))
@@ -181,7 +185,9 @@ class _Run:
     def _announce(self, state: Any, start: int) -> None:
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         devices = jax.devices()
-        say(f'{count:,} parameters on {len(devices)} {devices[0].device_kind} device(s), mesh {dict(self.parts.mesh.shape)}')
+        frozen = trees.size(self.parts.frozen)
+        trained = f' trained on top of {frozen:,} frozen' if frozen else ''
+        say(f'{count:,} parameters{trained} on {len(devices)} {devices[0].device_kind} device(s), mesh {dict(self.parts.mesh.shape)}')
         say(f'{len(self.parts.features("train")):,} training examples, {self.config.batch_size} a step, steps {start}..{self.config.steps}')
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lmx import trees
+from lmx import spec, trees
 from lmx.train.checkpoint import Checkpoints, Damaged, average
 from lmx.train.workdir import read_config
 from lmx.types import BadInput
@@ -84,14 +84,31 @@ def graft(fresh: Any, source: Mapping[str, Any]) -> Loaded:
     )
 
 
-def read_params(workdir: str, checkpoint: str = 'last', which: str = 'eval') -> Any:
-    """The parameters of a run as a nested dict of arrays, without building its model or data."""
-    config = read_config(workdir)
+def read_params(
+    workdir: str,
+    checkpoint: str = 'last',
+    which: str = 'eval',
+    *,
+    config: Mapping[str, Any] | None = None,
+    allow: Sequence[str] | None = ('lmx',),
+) -> Any:
+    """The parameters of a run as a nested dict of arrays, without building its model or data.
+
+    A run that trained an adapter gives the sum of the adapter and its base, for which it calls `init` and `adapter` of `config` (None = as
+    it was trained), modules outside `allow` excepted.
+    """
+    config = read_config(workdir) if config is None else config
     checkpoints = Checkpoints(pathlib.Path(workdir) / 'checkpoints', best=config.keep.best, mode=config.keep.mode, read_only=True)
     try:
-        return average([_read(checkpoints, step, which) for step in checkpoints.choose(checkpoint)])
+        found = [_read(checkpoints, step, which) for step in checkpoints.choose(checkpoint)]
     finally:
         checkpoints.close()
+    if config.get('adapter') is not None:
+        builder = spec.Builder(config, allow=allow)
+        adapter = builder('adapter')
+        base = adapter.recall(workdir, builder('init'))
+        found = [jax.device_get(adapter.merge(base, trained)) for trained in found]
+    return average(found)
 
 
 def _read(checkpoints: Checkpoints, step: int, which: str) -> Any:
@@ -102,7 +119,7 @@ def _read(checkpoints: Checkpoints, step: int, which: str) -> Any:
     folder = checkpoints.directory / str(step) / 'state'
     with ocp.PyTreeCheckpointer() as reader:
         tree: Any = reader.metadata(folder).item_metadata.tree
-        averaged = _find(tree['opt_state'], 'ema')
+        averaged = _find(tree.get('opt_state'), 'ema')
         if which == 'ema' and averaged is None:
             raise BadInput(f'{checkpoints.directory.parent} kept no EMA; use which="eval", or train with optim.ema_decay')
         path = ('opt_state', *averaged) if averaged and which != 'raw' else ('params',)

@@ -68,6 +68,11 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(array)) for name, array in batch.items()}
 
 
+def param_shardings(params: Any, rules: Sequence[tuple[str, Sequence[Any]]], mesh: Mesh) -> Any:
+    """The layout of parameters alone; see `state_shardings`."""
+    return trees.map_named(lambda name, leaf: _layout(name, leaf.shape, trees.match(rules, name, 'sharding rule'), mesh), params)
+
+
 def state_shardings(state: Any, rules: Sequence[tuple[str, Sequence[Any]]], mesh: Mesh) -> Any:
     """The layout of a TrainState (shapes suffice): parameters by the rules, optimizer state like the parameter it belongs to.
 
@@ -78,7 +83,7 @@ def state_shardings(state: Any, rules: Sequence[tuple[str, Sequence[Any]]], mesh
     Raises:
       BadInput: no rule matches a parameter, an axis is not in the mesh, or does not divide the dimension.
     """
-    layouts = {name: _layout(name, leaf.shape, trees.match(rules, name, 'sharding rule'), mesh) for name, leaf in _named(state.params)}
+    layouts = dict(_named(param_shardings(state.params, rules, mesh)))
     shapes = {name: leaf.shape for name, leaf in _named(state.params)}
 
     def of(name: str, leaf: Any) -> NamedSharding:

@@ -89,9 +89,16 @@ def _merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def init_state(make: Make, values: Mapping[str, Any], batch: Batch, seed: Any) -> TrainState:
-    """A fresh state; pure, so it can be jitted with output shardings, vmapped over trials or taken by shape only."""
+def init_state(
+    make: Make, values: Mapping[str, Any], batch: Batch, seed: Any, adapt: Callable[[Any, Any], Any] | None = None
+) -> TrainState:
+    """A fresh state; pure, so it can be jitted with output shardings, vmapped over trials or taken by shape only.
+
+    `adapt`: (the model's parameters, key) -> what is trained in their place, such as `lmx.train.lora` makes it.
+    """
     model, objective, optimizer = make(values)
     key = jax.random.key(seed)
     params = init_params(model, objective, batch, rng.key(key, 'params'))
+    if adapt is not None:
+        params = adapt(params, rng.key(key, 'adapter'))
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), key=rng.key(key, 'train'))

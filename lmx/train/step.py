@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,15 @@ from lmx.train.state import Make, TrainState, bind
 from lmx.types import Batch, Mean, Sums
 
 
-def train_step(state: TrainState, batch: Batch, values: Mapping[str, Any], *, make: Make, accumulate: int = 1) -> tuple[TrainState, Sums]:
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    values: Mapping[str, Any],
+    *,
+    make: Make,
+    accumulate: int = 1,
+    merge: Callable[[Any], Any] = lambda params: params,
+) -> tuple[TrainState, Sums]:
     """One update on one global batch.
 
     Args:
@@ -25,6 +33,7 @@ def train_step(state: TrainState, batch: Batch, values: Mapping[str, Any], *, ma
       make: values -> (model, objective, optimizer).
       accumulate: microbatches. The counts of the whole batch divide every microbatch's totals, so that the gradient is the full
         batch's and not a mean of means.
+      merge: what is trained -> the model's parameters, where these are not the same (`lmx.train.lora`).
 
     Returns:
       The next state, and the sums of the objective beside 'grad_norm', 'learning_rate' and 'skipped'. A step whose loss or gradient is
@@ -35,7 +44,7 @@ def train_step(state: TrainState, batch: Batch, values: Mapping[str, Any], *, ma
     micro = jax.tree.map(lambda x: _strided(x, accumulate), batch)
 
     def sums_of(params: Any, part: Batch, index: Any) -> Sums:
-        return objective(bind(model, params, rng.key(key, 'microbatch', index)), part)
+        return objective(bind(model, merge(params), rng.key(key, 'microbatch', index)), part)
 
     if accumulate == 1:
         whole = jax.tree.map(lambda x: x[0], micro)

@@ -64,7 +64,9 @@ class Workdir:
             if others:
                 raise BadInput(f'{self.path} is not empty and holds no run ({", ".join(others[:3])}); give a new --workdir')
             return
-        differences = [row for row in spec.diff(read_config(self.path), config) if row[0].split('.')[0] not in RESUMABLE]
+        # What an adapter adds to may be found elsewhere by now: base.json knows it again.
+        resumable = RESUMABLE if config.get('adapter') is None else (*RESUMABLE, 'init')
+        differences = [row for row in spec.diff(read_config(self.path), config) if row[0].split('.')[0] not in resumable]
         if differences:
             shown = ', '.join(f'{path} {old!r} -> {new!r}' for path, old, new in differences[:4]) + (
                 ', ...' if len(differences) > 4 else ''

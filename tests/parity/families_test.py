@@ -280,3 +280,31 @@ def test_greedy_tokens(name):
         return sample.generate(step, cache, start, lengths, jax.random.key(0), max_tokens=new, sampling=greedy)
 
     np.testing.assert_array_equal(ours(params)['tokens'], want)
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_files_go_in_and_out_bitwise(name, tmp_path):
+    """Their directory -> our parameters -> our directory: the same tensors, and transformers misses nothing in it."""
+    both = pair(name)
+    both.theirs.save_pretrained(tmp_path / 'theirs', max_shard_size='20kB')
+    config = huggingface.read_config(tmp_path / 'theirs')
+    tensors = huggingface.Tensors(tmp_path / 'theirs')
+    family = families.family_of(config)
+    call = spec.to_plain(family.to_ours(config, tensors))
+    params, unused = huggingface.load(family, call, huggingface.shapes_of(both.ours), tensors)
+    jax.tree.map(np.testing.assert_array_equal, huggingface.nested(params), both.params)
+    written = huggingface.save(family, call, params, tmp_path / 'ours')
+    mine = huggingface.Tensors(tmp_path / 'ours')
+    assert sorted(written) == sorted(set(tensors) - set(unused))
+    for key in mine:
+        np.testing.assert_array_equal(mine[key], tensors[key])
+    kind = {'model_type': config['model_type'], **family.to_theirs(call)}
+    huggingface.write_json(tmp_path / 'ours' / 'config.json', {**config, **kind})
+    loaded, info = type(both.theirs).from_pretrained(tmp_path / 'ours', output_loading_info=True)
+    assert not [info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys') if info[key]]
+    for parameter, same in zip(both.theirs.parameters(), loaded.parameters(), strict=True):
+        np.testing.assert_array_equal(parameter.detach(), same.detach())
+    # A config that lmx writes alone describes the same model.
+    own = type(both.theirs.config)(**family.to_theirs(call))
+    call_again = spec.to_plain(family.to_ours({**own.to_dict(), 'architectures': [type(both.theirs).__name__]}, tensors))
+    assert {k: v for k, v in call_again.items() if 'dropout' not in k} == {k: v for k, v in call.items() if 'dropout' not in k}

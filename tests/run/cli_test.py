@@ -230,7 +230,6 @@ def test_bad_input(capsys, tmp_path, args, says):
         (('--input=', '--allow_import=tests'), 'the prompt is empty'),
         (('--input=' + '1' * 30, '--allow_import=tests'), 'reads at most 23'),
         (('--input=xyz', '--allow_import=tests'), "'x'"),
-        (('--input=1',), '--allow_import='),
         (('--inputs=nowhere.jsonl', '--allow_import=tests'), 'there is no file'),
         (('--input=1', '--checkpoint=3', '--allow_import=tests'), 'no checkpoint'),
         (('--input=1', '--checkpoint=average:9', '--allow_import=tests'), 'needs 9 checkpoints'),
@@ -238,6 +237,11 @@ def test_bad_input(capsys, tmp_path, args, says):
 )
 def test_bad_predictions(capsys, trained, args, says):
     assert says in refused(capsys, 'predict', f'--workdir={trained}', *args)
+
+
+def test_code_that_a_found_config_names_is_not_run_unasked(capsys, trained):
+    assert '--allow_import=' in refused(capsys, 'evaluate', f'--workdir={trained}')
+    assert call(capsys, 'predict', f'--workdir={trained}', '--input=1+2=')[0] == 0  # needs neither its data nor its tokenizer's source
 
 
 def test_a_workdir_of_another_config_is_refused_and_untouched(trained, capsys):
