@@ -6,8 +6,8 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,8 +101,13 @@ class Tensors:
             if pickles:
                 raise BadInput(f'{folder} has only {pickles[0]}, a pickle, which runs code when it is read; convert it to safetensors')
             raise BadInput(f'{folder} holds no *.safetensors; give the folder of a Hugging Face model')
-        self._files = [(folder / name, _open(folder / name)) for name in files]
-        self._where = {name: index for index, (_, file) in enumerate(self._files) for name in file.keys()}  # noqa: SIM118 - no mapping
+        self._where: dict[str, pathlib.Path] = {}
+        self._facts: dict[str, tuple[tuple[int, ...], str]] = {}
+        for file in files:
+            with _open(folder / file) as opened:
+                for name in opened.keys():  # noqa: SIM118 - no mapping
+                    facts = opened.get_slice(name)
+                    self._where[name], self._facts[name] = folder / file, (tuple(facts.get_shape()), facts.get_dtype())
 
     def __iter__(self) -> Any:
         return iter(self._where)
@@ -111,14 +116,16 @@ class Tensors:
         return name in self._where
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[self._where[name]][1].get_slice(name).get_shape())
+        return self._facts[name][0]
 
     def dtype(self, name: str) -> str:
         """As safetensors writes it: 'F32', 'BF16', 'F16', ..."""
-        return self._files[self._where[name]][1].get_slice(name).get_dtype()
+        return self._facts[name][1]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._files[self._where[name]][1].get_tensor(name)
+        # Opened anew: a file that stays mapped would stay in memory, tensor by tensor, until all of it is there.
+        with _open(self._where[name]) as opened:
+            return opened.get_tensor(name)
 
 
 def _open(path: pathlib.Path) -> Any:
@@ -159,20 +166,27 @@ def rules_for(family: Family, ours: Mapping[str, Any], names: Iterable[str]) -> 
     return rules
 
 
-def load(
-    family: Family,
-    ours: Mapping[str, Any],
-    shapes: Mapping[str, Any],
-    tensors: Any,
-    progress: Callable[[Sequence[str]], Iterable[str]] = iter,
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Our parameters by path, float32, filled tensor by tensor; and the names of tensors that carry nothing of ours.
+class Mapped(NamedTuple):
+    """Our parameters as a checkpoint has them.
+
+    Attributes:
+      leaf: our path -> the float32 array, filled tensor by tensor.
+      rules: by our path.
+      unused: names of tensors that carry nothing of ours.
+    """
+
+    leaf: Callable[[str], np.ndarray]
+    rules: Mapping[str, Rule]
+    unused: list[str]
+
+
+def mapped(family: Family, ours: Mapping[str, Any], shapes: Mapping[str, Any], tensors: Any) -> Mapped:
+    """Accounts for every tensor; nothing is read yet.
 
     Args:
       ours: the spec of our model, references resolved.
       shapes: see `shapes_of`.
       tensors: their names, `tensors[name]` and `tensors.shape(name)`.
-      progress: wraps the paths, for a bar.
 
     Raises:
       BadInput: missing, extra or misshapen tensors, as a table.
@@ -194,13 +208,14 @@ def load(
     wrong += [(name, 'nothing', str(tensors.shape(canonical[name]))) for name in rest if not re.search(family.unused, name)]
     if wrong:
         raise BadInput(_table(wrong))
-    out = {}
-    for path in progress(list(shapes)):
-        shape = shapes[path].shape
-        out[path] = np.empty(shape, np.float32)
-        for index, name in rules[path].names(shape):
-            out[path][index] = rules[path].to_ours(tensors[canonical[name]])
-    return out, rest
+
+    def leaf(path: str) -> np.ndarray:
+        out = np.empty(shapes[path].shape, np.float32)
+        for index, name in rules[path].names(out.shape):
+            out[index] = rules[path].to_ours(tensors[canonical[name]])
+        return out
+
+    return Mapped(leaf, rules, rest)
 
 
 def _today(name: str) -> str:

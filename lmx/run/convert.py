@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from lmx import models, spec, tasks, text
+from lmx import models, optim, spec, tasks, text
 from lmx.interop import families, huggingface
 from lmx.nn import heads
 from lmx.nn.positions import Rotary
 from lmx.run.config import base, load
-from lmx.train.checkpoint import Checkpoints
+from lmx.train import weights
 from lmx.train.init import flat, read_params
 from lmx.train.workdir import Workdir, read_config
 from lmx.types import BadInput
@@ -71,24 +72,25 @@ def import_model(
     tokenizer = text.pretrained(folder=str(folder))
     made = _config(config, folder, ours, tokenizer, task, theirs)
     model = spec.build({'model': ours}, 'model')
-    params, rest = huggingface.load(family, spec.to_plain(ours), huggingface.shapes_of(model), tensors, _bar)
+    shapes = {path: leaf.shape for path, leaf in huggingface.shapes_of(model).items()}
+    found = huggingface.mapped(family, spec.to_plain(ours), huggingface.shapes_of(model), tensors)
     run = Workdir(workdir, made)
     try:
-        if (run.path / 'checkpoints').exists():
+        if (run.path / weights.FILE).exists() or (run.path / 'checkpoints').exists():
             raise BadInput(f'{run.path} holds a run already; give a new --workdir')
         run.record(made)
         tokenizer.save(run.path / 'tokenizer.json')
         kinds = sorted({tensors.dtype(name) for name in tensors})
         huggingface.write_json(
-            run.path / ORIGIN, {'config': huggingface.plain(theirs), 'dtype': kinds[0] if len(kinds) == 1 else 'F32', 'unused': rest}
+            run.path / ORIGIN,
+            {'config': huggingface.plain(theirs), 'dtype': kinds[0] if len(kinds) == 1 else 'F32', 'unused': found.unused},
         )
-        _save(run.path, huggingface.nested(params))
+        weights.write(run.path / weights.FILE, shapes, found.leaf, _bar)
     finally:
         run.close()
-    rules = {rule.ours: rule for rule in huggingface.rules_for(family, spec.to_plain(ours), list(tensors))}
-    lines = [f'{path} {list(leaf.shape)} <- {_what(rules[path])}' for path, leaf in params.items()]
-    left = [f'not used: {", ".join(rest)}'] if rest else []
-    count = sum(leaf.size for leaf in params.values())
+    lines = [f'{path} {list(shape)} <- {_what(found.rules[path])}' for path, shape in shapes.items()]
+    left = [f'not used: {", ".join(found.unused)}'] if found.unused else []
+    count = sum(math.prod(shape) for shape in shapes.values())
     return '\n'.join([*lines, *left, f'{len(lines)} parameters, {count:,} numbers, for {made.task.call} in {run.path}'])
 
 
@@ -116,6 +118,7 @@ def _config(path: str | None, folder: pathlib.Path, ours: Any, tokenizer: Any, t
     with made.unlocked(), made.ignore_type():
         if path is None:
             made.steps, made.evaluate, made.data = 0, (), {}
+            made.optim = spec.spec(optim.optimizer, rule=spec.spec(optim.adam), schedule=0.0)
         made.model = ours
         made.tokenizer = spec.spec(text.pretrained, folder=str(folder.absolute()))
         if task is not None or path is None:
@@ -134,7 +137,13 @@ def _task(name: str | None, ours: Any, tokenizer: Any, theirs: Mapping[str, Any]
         raise BadInput(f'there is no task {name!r}; there are {", ".join(known)}{spec.nearest(name, known)}; give --task')
     function = getattr(tasks, name)
     takes = inspect.signature(function).parameters
-    limit = theirs.get(huggingface.MAX_LENGTH) or ours.get('max_length') or theirs.get('max_position_embeddings') or theirs.get('n_positions') or 512
+    limit = (
+        theirs.get(huggingface.MAX_LENGTH)
+        or ours.get('max_length')
+        or theirs.get('max_position_embeddings')
+        or theirs.get('n_positions')
+        or 512
+    )
     offered: dict[str, Any] = {
         'tokenizer': spec.ref('tokenizer'),
         'max_length': min(limit, 1024),
@@ -149,14 +158,6 @@ def _task(name: str | None, ours: Any, tokenizer: Any, theirs: Mapping[str, Any]
 def _labels(theirs: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = theirs.get('id2label')
     return tuple(names[key] for key in sorted(names, key=int)) if names else None
-
-
-def _save(workdir: pathlib.Path, params: Any) -> None:
-    checkpoints = Checkpoints(workdir / 'checkpoints', keep_last=1)
-    try:
-        checkpoints.save(0, {'params': params, 'step': np.int32(0)}, {'imported': True}, {})
-    finally:
-        checkpoints.close()
 
 
 def _bar(paths: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 
 from lmx import text
 from lmx.run.parts import Parts
-from lmx.train import init, shard
+from lmx.train import init, shard, weights
 from lmx.train.checkpoint import Checkpoints
 from lmx.train.workdir import read_config
 
@@ -38,9 +38,13 @@ def restore(
     given = {'tokenizer': text.load(path=str(tokenizer))} if tokenizer.exists() and config.get('tokenizer') is not None else {}
     parts = Parts(config, allow=(*OURS, *allow), given=given)
     params = init.read_params(workdir, checkpoint, config=config, allow=parts.allow)
+    step = 0 if (pathlib.Path(workdir) / weights.FILE).exists() else _step(workdir, checkpoint, config)
+    return parts, jax.device_put(params, shard.param_shardings(params, config.rules, parts.mesh)), step
+
+
+def _step(workdir: str | os.PathLike[str], checkpoint: str, config: Any) -> int:
     checkpoints = Checkpoints(pathlib.Path(workdir) / 'checkpoints', best=config.keep.best, mode=config.keep.mode, read_only=True)
     try:
-        step = checkpoints.choose(checkpoint)[-1]
+        return checkpoints.choose(checkpoint)[-1]
     finally:
         checkpoints.close()
-    return parts, jax.device_put(params, shard.param_shardings(params, config.rules, parts.mesh)), step

@@ -1,5 +1,6 @@
 """Text to ids and back."""
 
-from lmx.text.tokenizers import Tokenizer, bpe, byte_level, characters, load, words
+from lmx.text.pretrained import pretrained, save_pretrained
+from lmx.text.tokenizers import Tokenizer, bpe, byte_level, characters, load, unigram, wordpiece, words
 
-__all__ = ['Tokenizer', 'bpe', 'byte_level', 'characters', 'load', 'words']
+__all__ = ['Tokenizer', 'bpe', 'byte_level', 'characters', 'load', 'pretrained', 'save_pretrained', 'unigram', 'wordpiece', 'words']

@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from lmx import spec, trees
+from lmx.train import weights
 from lmx.train.checkpoint import Checkpoints, Damaged, average
 from lmx.train.workdir import read_config
 from lmx.types import BadInput
@@ -98,6 +99,10 @@ def read_params(
     it was trained), modules outside `allow` excepted.
     """
     config = read_config(workdir) if config is None else config
+    imported = pathlib.Path(workdir) / weights.FILE
+    if imported.exists():
+        weights.only(checkpoint)
+        return weights.read(imported)
     checkpoints = Checkpoints(pathlib.Path(workdir) / 'checkpoints', best=config.keep.best, mode=config.keep.mode, read_only=True)
     try:
         found = [_read(checkpoints, step, which) for step in checkpoints.choose(checkpoint)]

@@ -33,7 +33,9 @@ def load(folder):
     family = families.family_of(config)
     tensors = huggingface.Tensors(folder)
     call = family.to_ours(config, tensors)
-    return huggingface.load(family, spec.to_plain(call), huggingface.shapes_of(spec.build({'model': call}, 'model')), tensors)
+    shapes = huggingface.shapes_of(spec.build({'model': call}, 'model'))
+    found = huggingface.mapped(family, spec.to_plain(call), shapes, tensors)
+    return {path: found.leaf(path) for path in shapes}, found.unused
 
 
 def tensors_of(folder):

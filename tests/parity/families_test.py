@@ -125,7 +125,8 @@ def pair(name: str) -> Pair:
 
     def convert(pick):
         tensors = Tensors(on_disk({key: pick(parameter).detach().numpy() for key, parameter in own.items()}))
-        return huggingface.nested(huggingface.load(family, spec.to_plain(call), shapes, tensors)[0])
+        found = huggingface.mapped(family, spec.to_plain(call), shapes, tensors)
+        return huggingface.nested({path: found.leaf(path) for path in shapes})
 
     return Pair(theirs, ours, convert(lambda parameter: parameter), convert)
 
@@ -291,7 +292,9 @@ def test_files_go_in_and_out_bitwise(name, tmp_path):
     tensors = huggingface.Tensors(tmp_path / 'theirs')
     family = families.family_of(config)
     call = spec.to_plain(family.to_ours(config, tensors))
-    params, unused = huggingface.load(family, call, huggingface.shapes_of(both.ours), tensors)
+    shapes = huggingface.shapes_of(both.ours)
+    found = huggingface.mapped(family, call, shapes, tensors)
+    params, unused = {path: found.leaf(path) for path in shapes}, found.unused
     jax.tree.map(np.testing.assert_array_equal, huggingface.nested(params), both.params)
     written = huggingface.save(family, call, params, tmp_path / 'ours')
     mine = huggingface.Tensors(tmp_path / 'ours')
