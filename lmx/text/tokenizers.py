@@ -59,9 +59,9 @@ class Tokenizer:
         inner.no_padding()
         self.vocab_size: int = max(inner.get_vocab().values(), default=-1) + 1
         self._state = inner.to_str()
-        self.fingerprint = hashlib.blake2b(self._state.encode(), digest_size=16).hexdigest()
         self._parts = json.loads(self._state)
         self._model = self._parts['model']
+        self.fingerprint = hashlib.blake2b(self._identity.encode(), digest_size=16).hexdigest()
         self._closed = self._model['type'] == 'WordLevel' and inner.token_to_id(self._model['unk_token']) is None
         self.chat_template = chat_template
         self._guessed = self._guess()
@@ -152,7 +152,8 @@ class Tokenizer:
     def is_special(self) -> np.ndarray:
         table = np.zeros(self.vocab_size, bool)
         table[[i for i, token in self.inner.get_added_tokens_decoder().items() if token.special]] = True
-        table[[self.inner.token_to_id(token) for token in self.specials.values() if token is not None]] = True
+        roles = (self.bos_id, self.eos_id, self.unk_id, self.sep_id, self.pad_id, self.cls_id, self.mask_id)
+        table[[i for i in roles if i is not None]] = True
         return table
 
     @functools.cached_property
@@ -191,6 +192,14 @@ class Tokenizer:
             elif part['type'] == 'TemplateProcessing':
                 single, pair = (_items(part[name], part['special_tokens']) for name in ('single', 'pair'))
         return single, pair
+
+    @property
+    def _identity(self) -> str:
+        """The file's content; Unigram's scores to seven digits, as the library does not read back the last bit that it wrote."""
+        if self._model['type'] != 'Unigram':
+            return self._state
+        rounded = [[piece, f'{score:.7g}'] for piece, score in self._model['vocab']]
+        return json.dumps({**self._parts, 'model': {**self._model, 'vocab': rounded}})
 
     def _guess(self) -> dict[str, str | None]:
         added = {token.content for token in self.inner.get_added_tokens_decoder().values() if token.special}

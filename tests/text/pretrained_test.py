@@ -22,7 +22,18 @@ LINES = [
     'numbers 1 2 3 123 1234,5',
 ] * 5
 NASTY = [
-    *('', ' ', '  ', '\n', 'Hello World!', " don't  stop ", 'naïve café cafe\u0301', '日本語漢字', 'mixed日本語text', '🎉👩\u200d👩\u200d👧'),
+    *(
+        '',
+        ' ',
+        '  ',
+        '\n',
+        'Hello World!',
+        " don't  stop ",
+        'naïve café cafe\u0301',
+        '日本語漢字',
+        'mixed日本語text',
+        '🎉👩\u200d👩\u200d👧',
+    ),
     *('a\u200bb\u200dc\ufeffd', 'a\x00b\x07c\x1bd', 'double  space   three', 'line\nline\r\nline\ttab', 'ÀÉÎ ẞ İ ǅ', 'unknown Ω ж ☃'),
     *('ﬁ ½ ① ﷺ', 'x' * 120, '\u00a0nbsp\u2003em\u3000wide', 'trailing ', '1,234.5 a-b_c', '"quotes" ``tex\'\'', '한국어', '▁x ▁▁y'),
 ]

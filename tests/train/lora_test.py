@@ -313,9 +313,26 @@ def test_the_base_is_an_argument_of_the_step_and_survives_it(base):
 # -- peft
 
 
-class Tensors(dict):
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self[name].shape)
+PLACES = {
+    'attention/query': 'self_attn.q_proj',
+    'attention/key': 'self_attn.k_proj',
+    'attention/value': 'self_attn.v_proj',
+    'attention/out': 'self_attn.o_proj',
+    'mlp/gate': 'mlp.gate_proj',
+    'mlp/up': 'mlp.up_proj',
+    'mlp/down': 'mlp.down_proj',
+}
+NORMS = {'attention_norm': 'input_layernorm', 'mlp_norm': 'post_attention_layernorm'}
+
+
+def llama_params(theirs) -> dict:
+    """transformers' LLaMA as our parameter tree."""
+    body, array = theirs.model, lambda module: module.weight.detach().numpy().copy()
+    stack = lambda place: np.stack([array(layer.get_submodule(place)) for layer in body.layers])  # noqa: E731
+    leaves = {f'decoder/blocks/{ours}/kernel': stack(place).swapaxes(1, 2) for ours, place in PLACES.items()}
+    leaves |= {f'decoder/blocks/{ours}/scale': stack(place) for ours, place in NORMS.items()}
+    leaves |= {'embed/embedding': array(body.embed_tokens), 'decoder/final_norm/scale': array(body.norm)}
+    return traverse_util.unflatten_dict({**leaves, 'head/embedding': array(theirs.lm_head)}, sep='/')
 
 
 @pytest.mark.parity
@@ -326,25 +343,18 @@ def test_it_is_the_adapter_of_peft(scaling, root):
     torch = pytest.importorskip('torch')
     transformers = pytest.importorskip('transformers')
     peft = pytest.importorskip('peft')
-    from lmx import spec as specs
-    from lmx.interop import families, huggingface
-
     torch.manual_seed(0)
     settings = transformers.LlamaConfig(
         vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
     )
     theirs = transformers.LlamaForCausalLM(settings).eval()
-    known = {**settings.to_dict(), 'architectures': ['LlamaForCausalLM']}
-    family = families.family_of(known)
-    call = family.to_ours(known, dict(theirs.named_parameters()))
-    ours = specs.build({'model': call}, 'model')
-    tensors = Tensors({name: leaf.detach().numpy().copy() for name, leaf in theirs.named_parameters()})
-    params = huggingface.nested(huggingface.load(family, specs.to_plain(call), huggingface.shapes_of(ours), tensors)[0])
+    ours = models.llama(vocab_size=V, dim=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_dim=48, eps=settings.rms_norm_eps)
+    params = llama_params(theirs)
 
     chosen = peft.LoraConfig(r=4, lora_alpha=8, target_modules=['q_proj', 'v_proj', 'down_proj'], use_rslora=root)
     theirs = peft.get_peft_model(theirs, chosen).eval()
     layers = theirs.base_model.model.model.layers
-    places = {'attention/query': 'self_attn.q_proj', 'attention/value': 'self_attn.v_proj', 'mlp/down': 'mlp.down_proj'}
+    places = {ours: PLACES[ours] for ours in ('attention/query', 'attention/value', 'mlp/down')}
     find = lambda layer, place, part: getattr(layer.get_submodule(place), f'lora_{part}')['default'].weight  # noqa: E731
 
     def collect(value):
