@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face directories, in every format that they come in, and back (SentencePiece: Kudo & Richardson 2018, arXiv:1808.06226)."""
+"""Tokenizers of Hugging Face directories, in every format that they come in, and back (SentencePiece: Kudo & Richardson 2018, 1808.06226)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,10 @@ def _bert(file: pathlib.Path, kind: str, config: Mapping[str, Any]) -> tuple[Any
     _only(kind, ('bert', 'distilbert', 'electra', 'mobilebert'), file)
     roles = {f'{role}_token': f'[{role.upper()}]' for role in ('unk', 'sep', 'pad', 'cls', 'mask')}
     said = {**roles, **config}
-    lines = file.read_text(encoding='utf-8').removesuffix('\n').split('\n')
+    try:
+        lines = file.read_bytes().decode().removesuffix('\n').split('\n')
+    except UnicodeDecodeError as error:
+        raise BadInput(f'{file} is no text: {error}') from None
     vocab = {line: index for index, line in enumerate(lines)}
     for role in ('unk_token', 'cls_token', 'sep_token'):
         if _text(said[role]) not in vocab:
@@ -115,9 +118,8 @@ def _byte_level(place: pathlib.Path, kind: str, config: Mapping[str, Any]) -> tu
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     inner.decoder = decoders.ByteLevel()
     if kind in encoders or (not kind and {'<s>', '</s>', '<mask>'} <= set(vocab)):
-        roles = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'sep': '</s>', 'pad': '<pad>', 'cls': '<s>'}
+        roles = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'sep': '</s>', 'pad': '<pad>', 'cls': '<s>', 'mask': '<mask>'}
         defaults: dict[str, Any] = {f'{role}_token': token for role, token in roles.items()}
-        defaults['mask_token'] = {'content': '<mask>', 'lstrip': kind != ''}
         said = {**defaults, **config}
         sep, cls = _text(said['sep_token']), _text(said['cls_token'])
         if inner.token_to_id(sep) is None or inner.token_to_id(cls) is None:
@@ -126,7 +128,11 @@ def _byte_level(place: pathlib.Path, kind: str, config: Mapping[str, Any]) -> tu
             (sep, inner.token_to_id(sep)), (cls, inner.token_to_id(cls)), trim_offsets=True, add_prefix_space=prefix
         )
         return inner, defaults
-    return inner, {f'{role}_token': '<|endoftext|>' for role in ('bos', 'eos') if '<|endoftext|>' in vocab}
+    defaults = {f'{role}_token': '<|endoftext|>' for role in ('bos', 'eos') if '<|endoftext|>' in vocab}
+    bos, eos = (_text({**defaults, **config}.get(f'{role}_token')) if config.get(f'add_{role}_token') else None for role in ('bos', 'eos'))
+    if bos or eos:
+        _bound(inner, bos, eos)
+    return inner, defaults
 
 
 def _sentencepiece(file: pathlib.Path, kind: str, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -143,14 +149,22 @@ def _sentencepiece(file: pathlib.Path, kind: str, config: Mapping[str, Any]) -> 
     roles = {f'{role}_token': token for role, token in model.roles.items()}
     bos, eos = (_text({**roles, **config}.get(f'{role}_token')) for role in ('bos', 'eos'))
     if kind in ('t5', 'mt5'):
+        if eos is None:
+            raise BadInput(
+                f'{file} has no end of text, which a {kind} tokenizer puts behind each; give tokenizer_config.json with its kind'
+            )
         inner.add_special_tokens([f'<extra_id_{index}>' for index in reversed(range(config.get('extra_ids', 100)))])
         inner.post_processor = template(f'$A {eos}', f'$A {eos} $B {eos}', inner)
         return inner, roles
-    before = f'{bos} ' if config.get('add_bos_token', True) else ''
-    behind = f' {eos}' if config.get('add_eos_token', False) else ''
-    second = f'{before}$B{behind}'.replace(' ', ':1 ') + ':1'
-    inner.post_processor = template(f'{before}$A{behind}', f'{before}$A{behind} {second}', inner)
+    _bound(inner, bos if config.get('add_bos_token', True) else None, eos if config.get('add_eos_token', False) else None)
     return inner, roles
+
+
+def _bound(inner: Any, bos: str | None, eos: str | None) -> None:
+    """Puts a token before and behind each text; one that the files lack gets the next id."""
+    inner.add_special_tokens([token for token in (bos, eos) if token])
+    single, second = (' '.join(f'{item}:{kind}' for item in (bos, text, eos) if item) for kind, text in enumerate(('$A', '$B')))
+    inner.post_processor = template(single, f'{single} {second}', inner)
 
 
 def _text(token: Any) -> Any:

@@ -517,10 +517,14 @@ def configured(inner: Any, config: Mapping[str, Any]) -> Tokenizer:
     roles = {role: config[f'{role}_token'] for role in ROLES if f'{role}_token' in config}
     more = config.get('extra_special_tokens') or config.get('additional_special_tokens') or []
     known = {token.content for token in inner.get_added_tokens_decoder().values()}
-    for _, token in sorted((config.get('added_tokens_decoder') or {}).items(), key=lambda item: int(item[0])):
+    for index, token in sorted((config.get('added_tokens_decoder') or {}).items(), key=lambda item: int(item[0])):
         if token['content'] not in known:
             inner.add_tokens([_added(token, special=token.get('special', False))])
             known.add(token['content'])
+        if (found := inner.token_to_id(token['content'])) != int(index):
+            raise BadInput(
+                f'added_tokens_decoder gives {token["content"]!r} id {index}, but it is {found}; is a file of the tokenizer missing?'
+            )
     for token in (*roles.values(), *(more.values() if isinstance(more, Mapping) else more)):
         if token is not None and _content(token) not in known:
             inner.add_special_tokens([_added(token, special=True)])

@@ -116,6 +116,9 @@ FOLDERS = {
     'accents': lambda: wordpiece_files(do_lower_case=True, strip_accents=False, tokenize_chinese_chars=False),
     'gpt2': lambda: bytes_files(['<|endoftext|>'], tokenizer_class='GPT2Tokenizer'),
     'gpt2 with a blank': lambda: bytes_files(['<|endoftext|>'], tokenizer_class='GPT2TokenizerFast', add_prefix_space=True),
+    'gpt2 with bounds': lambda: bytes_files(
+        ['<|endoftext|>'], tokenizer_class='GPT2Tokenizer', add_bos_token=True, add_eos_token=True, eos_token='<|end|>'
+    ),
     'roberta': lambda: bytes_files(ROBERTA, tokenizer_class='RobertaTokenizer'),
     't5': lambda: {'spiece.model': piece_model(**T5), 'tokenizer_config.json': {'tokenizer_class': 'T5Tokenizer'}},
     'xlm-roberta': lambda: {
@@ -306,6 +309,8 @@ def test_an_added_token_at_a_wrong_id_is_refused(tmp_path):
         ({'vocab.json': {}}, 'holds no tokenizer'),
         ({'tokenizer.json': '{}'}, 'is no tokenizer'),
         ({'vocab.txt': 'a\nb\n'}, r"no '\[UNK\]' among its 2 lines"),
+        ({'vocab.txt': b'\xff\xfe'}, 'is no text'),
+        ({**wordpiece_files(added_tokens_decoder={'2': {'content': '<new>'}})}, "gives '<new>' id 2, but it is"),
         ({'vocab.json': '[', 'merges.txt': ''}, 'are no BPE'),
         ({'spiece.model': b'\x00\x01nonsense'}, 'is no SentencePiece model'),
         ({'tokenizer.model': 'IQ== 0\nIg== 1\n'}, 'is no SentencePiece model'),
@@ -325,6 +330,18 @@ def test_refusals(tmp_path, files, says):
 def test_a_folder_that_is_not_there():
     with pytest.raises(BadInput, match='nowhere is no folder'):
         text.pretrained('nowhere')
+
+
+def test_a_t5_without_an_end_is_refused(tmp_path):
+    write(tmp_path, {'spiece.model': piece_model('unigram', vocab_size=200, eos_id=-1)})
+    with pytest.raises(BadInput, match='has no end of text'):
+        text.pretrained(str(tmp_path))
+
+
+def test_a_start_that_the_model_lacks_gets_an_id(tmp_path):
+    files = {'tokenizer.model': piece_model('bpe', vocab_size=200, bos_id=-1), 'tokenizer_config.json': {'bos_token': '<begin>'}}
+    tokenizer = text.pretrained(str(write(tmp_path, files)))
+    assert tokenizer.encode_pair('fox')[0].tolist() == [tokenizer.bos_id, *tokenizer.encode('fox')]
 
 
 @pytest.mark.parametrize('kind', ['word', 'char'])
