@@ -155,3 +155,123 @@ def merge(*parts: Sums) -> dict[str, Mean]:
     for name, mean in (item for part in parts for item in part.items()):
         out[name] = Mean(out[name].total + mean.total, out[name].count + mean.count) if name in out else mean
     return out
+
+
+def seq2seq(apply: Apply, batch: Batch, *, label_smoothing: Any = 0.0, z_loss: Any = 0.0, chunk: int | None = None) -> Sums:
+    """Maximum likelihood of a target text given a source, under an `EncoderDecoder` that reads the true target (teacher forcing).
+
+    Args:
+      batch: source, source_segments [B, S] int32, segments 0 = padding; inputs (the targets shifted right), targets [B, T] int32; weights
+        [B, T] float32, 0 = padding; optional segments [B, T] where several pairs share a row.
+      label_smoothing, z_loss, chunk: see `token_losses`.
+
+    Returns:
+      'loss/seq2seq' (smoothing included) and, with z_loss, 'loss/z' are minimised; 'nll' (nats per token, never smoothed), 'accuracy'.
+    """
+    memory, sown_in = apply(batch['source'], segments=batch['source_segments'], method='encode')
+    (hidden_BTD, _), sown = apply(batch['inputs'], memory, segments=batch.get('segments'), method='hidden')
+    sums, sown_out = _vocabulary('seq2seq', apply, hidden_BTD, batch, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss)
+    return merge(sums, sown_in, sown, sown_out)
+
+
+def masked_token(apply: Apply, batch: Batch, *, label_smoothing: Any = 0.0, z_loss: Any = 0.0, chunk: int | None = None) -> Sums:
+    """Maximum likelihood of tokens that were hidden from an `Encoder` with `unembed` (Devlin et al. 2018, arXiv:1810.04805).
+
+    Args:
+      batch: tokens [B, T] int32, spoilt; optional segments, positions, types [B, T]; places [B, N] int32, where the hidden tokens stood;
+        targets [B, N] int32, what they were; weights [B, N] float32, 0 = no such place. Only these places are unembedded.
+      label_smoothing, z_loss, chunk: see `token_losses`.
+
+    Returns:
+      'loss/masked_token' and, with z_loss, 'loss/z' are minimised; 'nll' (nats per hidden token), 'accuracy'.
+    """
+    hidden_BTD, sown = apply(batch['tokens'], **_context(batch), method='hidden')
+    hidden_BND = jnp.take_along_axis(hidden_BTD, batch['places'][..., None], axis=1)
+    sums, sown_out = _vocabulary('masked_token', apply, hidden_BND, batch, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss)
+    return merge(sums, sown, sown_out)
+
+
+def classify(apply: Apply, batch: Batch, *, label_smoothing: Any = 0.0) -> Sums:
+    """Cross-entropy of a text's class, for any model whose `__call__` gives scores [B, N].
+
+    Args:
+      batch: tokens [B, T] int32; optional segments, positions, types [B, T]; label [B] int32; weights [B] float32.
+
+    Returns:
+      'loss/classify' is minimised; 'accuracy'.
+    """
+    logits_BN, sown = apply(batch['tokens'], **_context(batch))
+    return merge(_classes('classify', logits_BN, batch['label'], batch['weights'], label_smoothing), sown)
+
+
+def regress(apply: Apply, batch: Batch) -> Sums:
+    """Squared error of a text's value, for any model whose `__call__` gives [B, 1]; the batch as in `classify`, label [B] float32.
+
+    Returns:
+      'loss/regress' is minimised.
+    """
+    values_B1, sown = apply(batch['tokens'], **_context(batch))
+    weights_B = batch['weights'].astype(jnp.float32)
+    error_B = jnp.square(values_B1[:, 0].astype(jnp.float32) - batch['label'])
+    return merge({'loss/regress': Mean(jnp.sum(weights_B * error_B), jnp.sum(weights_B))}, sown)
+
+
+def token_classes(apply: Apply, batch: Batch, *, label_smoothing: Any = 0.0) -> Sums:
+    """Cross-entropy of the classes of tokens, for any model whose `__call__` gives scores [B, T, N].
+
+    Args:
+      batch: as in `classify`, but targets [B, T] int32 and weights [B, T] float32, 0 where a token has no class of its own.
+
+    Returns:
+      'loss/token_classes' is minimised; 'accuracy' per token that counts.
+    """
+    logits_BTN, sown = apply(batch['tokens'], **_context(batch))
+    return merge(_classes('token_classes', logits_BTN, batch['targets'], batch['weights'], label_smoothing), sown)
+
+
+def span(apply: Apply, batch: Batch) -> Sums:
+    """Cross-entropy of where an answer begins and ends, for any model whose `__call__` gives scores [B, T, 2] (arXiv:1810.04805, 4.2).
+
+    Args:
+      batch: tokens, segments [B, T] int32; optional positions, types [B, T]; start, end [B] int32, the answer's first and last token, both
+        0 where there is none; weights [B] float32.
+
+    Returns:
+      'loss/span', the mean of both ends' losses, is minimised; 'accuracy': both ends right.
+    """
+    logits_BT2, sown = apply(batch['tokens'], **_context(batch))
+    weights_B = batch['weights'].astype(jnp.float32)
+    logits_2BT = jnp.moveaxis(span_scores(logits_BT2, batch['segments']), -1, 0)
+    ends_2B = jnp.stack([batch['start'], batch['end']])
+    nll_2B = -jnp.take_along_axis(jax.nn.log_softmax(logits_2BT), ends_2B[..., None], axis=-1)[..., 0]
+    right_B = jnp.all(jnp.argmax(logits_2BT, axis=-1) == ends_2B, axis=0)
+    count = jnp.sum(weights_B)
+    sums = {
+        'loss/span': Mean(jnp.sum(weights_B * jnp.mean(nll_2B, axis=0)), count),
+        'accuracy': Mean(jnp.sum(weights_B * right_B), count),
+    }
+    return merge(sums, sown)
+
+
+def span_scores(logits_BT2: Array, segments_BT: Array) -> Array:
+    """Scores of starts and ends, float32, where padding has none."""
+    return jnp.where((segments_BT != 0)[..., None], logits_BT2.astype(jnp.float32), -1e30)
+
+
+def _vocabulary(name: str, apply: Apply, hidden: Array, batch: Batch, **losses: Any) -> tuple[dict[str, Mean], Sums]:
+    """The sums of an objective over the vocabulary, and what the unembedding sowed."""
+    weights = batch['weights'].astype(jnp.float32)
+    totals, sown = token_losses(apply, hidden, batch['targets'], weights, **losses)
+    names = {'loss': f'loss/{name}', 'nll': 'nll', 'correct': 'accuracy', 'z': 'loss/z'}
+    return {names[key]: Mean(total, jnp.sum(weights)) for key, total in totals.items()}, sown
+
+
+def _classes(name: str, logits: Array, targets: Array, weights: Array, label_smoothing: Any) -> dict[str, Mean]:
+    weights = weights.astype(jnp.float32)
+    totals = _weighted_totals(logits.astype(jnp.float32), targets, weights, label_smoothing, None)
+    return {f'loss/{name}': Mean(totals['loss'], jnp.sum(weights)), 'accuracy': Mean(totals['correct'], jnp.sum(weights))}
+
+
+def _context(batch: Batch) -> dict[str, Array]:
+    """What a batch says about its tokens beside which they are."""
+    return {name: batch[name] for name in ('segments', 'positions', 'types') if name in batch}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmx import text
-from lmx.text.pretrained import convert, read_model
+from lmx.text.sentencepiece import convert, read_model
 from lmx.types import BadInput
 
 LINES = [

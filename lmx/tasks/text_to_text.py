@@ -1,0 +1,156 @@
+"""A text from a text: translation, summaries, anything that is learnt from pairs (Sutskever et al. 2014, arXiv:1409.3215; T5, arXiv:1910.10683)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx import objectives
+from lmx.data import examples
+from lmx.data.cache import token_cache
+from lmx.decode import sample
+from lmx.tasks.language_modelling import Streamer
+from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
+
+
+def text_to_text(
+    *,
+    tokenizer: Any,
+    max_source_length: int,
+    max_target_length: int,
+    source: str = 'source',
+    target: str = 'target',
+    prefix: str = '',
+    start_id: int | None = None,
+    too_long: str = 'drop',
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    chunk: int | None = None,
+    max_tokens: int | None = None,
+    beam_size: int = 1,
+    length_penalty: float = 1.0,
+    temperature: float = 0.0,
+    metric: Callable[[Sequence[str], Sequence[str]], dict[str, float]] | None = None,
+) -> Task:
+    """Maximum likelihood of the target given the source, under any `EncoderDecoder`; records are {source: text, target: text}.
+
+    Both texts get the special tokens that the tokenizer puts around a text, and end in its end token (eos, else sep) in any case.
+
+    Args:
+      tokenizer: of both sides.
+      max_source_length, max_target_length: tokens with their special tokens.
+      source, target: fields.
+      prefix: put before every source, as T5 is told what to do.
+      start_id: the decoder's first input. None = the tokenizer's bos, else pad (as T5), else its end token. A target that begins with it
+        is not given it twice.
+      too_long: what becomes of training pairs beyond the lengths: 'drop', or 'cut' at the end of the text. Prediction refuses them.
+      label_smoothing, z_loss, chunk: see `lmx.objectives.token_losses`.
+      max_tokens: of a prediction; None = max_target_length.
+      beam_size: hypotheses that beam search follows; 1 = none, then temperature 0 takes the likeliest token and more draws.
+      length_penalty: beam search ranks by log-probability / length^length_penalty.
+      metric: (predictions, references) -> scores of whole texts.
+
+    Raises:
+      BadInput: a tokenizer without an end token, an unknown `too_long`, lengths without room for text.
+    """
+    if too_long not in ('drop', 'cut'):
+        raise BadInput(f'too_long {too_long!r} is unknown; there are drop, cut')
+    end_id = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id
+    if end_id is None:
+        raise BadInput('text_to_text needs a tokenizer with an end token; use text.characters(eos=True), text.bpe or text.unigram')
+    first_id = next(i for i in (start_id, tokenizer.bos_id, tokenizer.pad_id, end_id) if i is not None)
+    framed = functools.partial(_framed, tokenizer, end_id)
+    specials = len(framed([]))
+    if min(max_source_length, max_target_length) <= specials:
+        raise BadInput(f'lengths {max_source_length} and {max_target_length} leave no room beside {specials} special tokens; give more')
+
+    def features(records: Any) -> Any:
+        sources = token_cache(_prefixed(records, source, prefix), tokenizer, field=source)
+        targets = token_cache(records, tokenizer, field=target)
+        kept = np.arange(len(records))
+        if too_long == 'drop':
+            lengths = np.stack([np.diff(sources.offsets), np.diff(targets.offsets)]) + specials
+            kept = np.flatnonzero((lengths.T <= [max_source_length, max_target_length]).all(axis=1))
+        if not len(kept):
+            raise BadInput(f'none of {len(records)} pairs fits max_source_length {max_source_length} and max_target_length {max_target_length}')
+
+        def example(row: int) -> Features:
+            text, answer = (cache.tokens[cache.offsets[row] : cache.offsets[row + 1]] for cache in (sources, targets))
+            return {**_source(framed(text[: max_source_length - specials]), max_source_length), **_target(answer)}
+
+        import grain
+
+        settings = (max_source_length, max_target_length, first_id, too_long)
+        dataset = grain.MapDataset.source(kept).map(example)
+        return examples.named(dataset, sources.fingerprint + targets.fingerprint, *settings)
+
+    def _target(ids: np.ndarray) -> Features:
+        targets = framed(ids[: max_target_length - specials])
+        targets = targets[1:] if targets[0] == first_id and len(targets) > 1 else targets
+        inputs = np.concatenate([[first_id], targets[:-1]])
+        weights = np.ones(len(targets), np.float32)
+        return {
+            name: examples.padded(values, max_target_length) for name, values in zip(('inputs', 'targets', 'weights'), (inputs, targets, weights))
+        }
+
+    def encode(record: Record) -> list[Features]:
+        ids = framed(tokenizer.encode(prefix + record[source]))
+        if len(ids) > max_source_length:
+            raise BadInput(f'the text has {len(ids)} tokens, the limit is max_source_length {max_source_length}; shorten it or raise the limit')
+        return [_source(ids, examples.size(len(ids), max_source_length))]
+
+    def predict(apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None) -> Mapping[str, Array]:
+        count = max_target_length if max_tokens is None else max_tokens
+        memory, _ = apply(batch['source'], segments=batch['source_segments'], method='encode')
+        rows = batch['source'].shape[0]
+        prompt_BT, lengths_B = jnp.full((rows, 1), first_id, jnp.int32), jnp.ones((rows,), jnp.int32)
+        if beam_size == 1:
+            (cache, _), step = apply(rows, count, method='init_cache'), functools.partial(_step, apply, memory)
+            sampling = sample.Sampling(temperature=temperature)
+            return sample.generate(step, cache, prompt_BT, lengths_B, key, max_tokens=count, sampling=sampling, eos_id=end_id, emit=emit)
+        return _beams(apply, memory, prompt_BT, lengths_B, count, beam_size, length_penalty, end_id)
+
+    def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
+        ((_, arrays),) = windows
+        count = int(arrays['lengths'])
+        score = float(arrays['scores']) if 'scores' in arrays else float(np.sum(arrays['logprobs']))
+        return {'text': tokenizer.decode(arrays['tokens'][:count]), 'tokens': count, 'score' if 'scores' in arrays else 'logprob': score}
+
+    def describe(example: Features) -> str:
+        parts = (example['source'][example['source_segments'] > 0], example['targets'][example['weights'] > 0])
+        return ' -> '.join(tokenizer.decode(part) for part in parts)
+
+    return Task(
+        inputs=(source,),
+        features=features,
+        objective=functools.partial(objectives.seq2seq, label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk),
+        encode=encode,
+        predict=predict,
+        decode=decode,
+        score=metric and (lambda predictions, records: metric([p['text'] for p in predictions], [r[target] for r in records])),
+        describe=describe,
+        stream=lambda write: Streamer(tokenizer, (), write) if write and beam_size == 1 else None,
+    )
+
+
+def _framed(tokenizer: Any, end_id: int, ids: Any) -> np.ndarray:
+    out = tokenizer.join(ids)[0]
+    return out if len(out) and out[-1] == end_id else np.append(out, np.int32(end_id))
+
+
+def _prefixed(records: Any, field: str, prefix: str) -> Any:
+    return records.map(lambda record: {**record, field: prefix + record[field]}) if prefix else records
+
+
+def _source(ids: np.ndarray, length: int) -> Features:
+    return {'source': examples.padded(ids, length), 'source_segments': examples.padded(np.ones(len(ids), np.int32), length)}
+
+
+def _step(apply: Apply, memory: Any, tokens_BT: Array, cache: Any, segments: Array | None = None) -> tuple[Array, Any]:
+    (hidden_BTD, cache), _ = apply(tokens_BT, memory, segments=segments, cache=cache, method='hidden')
+    return apply(hidden_BTD, method='unembed')[0], cache
