@@ -19,21 +19,15 @@ def padded(values: Any, length: int) -> np.ndarray:
     return out
 
 
-def joined(tokenizer: Any, a: Any, b: Any = None, *, length: int, num_types: int = 2) -> Features:
-    """One text's ids, or two, with the tokenizer's special tokens around them.
+def tokens_of(ids: np.ndarray, types: np.ndarray | None = None, *, length: int) -> Features:
+    """tokens and segments (1, and 0 for padding), int32 [length]; with `types` these too."""
+    out = {'tokens': padded(ids, length), 'segments': padded(np.ones(len(ids), np.int32), length)}
+    return out if types is None else {**out, 'types': padded(types, length)}
 
-    Args:
-      length: of the arrays; the ids must fit.
-      num_types: how many types of tokens the model tells apart; below 2 they are left out.
 
-    Returns:
-      tokens and segments (1, and 0 for padding) int32 [length]; for two texts that the tokenizer tells apart also types.
-    """
-    tokens, types = tokenizer.join(a, b)
-    out = {'tokens': padded(tokens, length), 'segments': padded(np.ones(len(tokens), np.int32), length)}
-    if b is not None and num_types > 1 and tokenizer.join([0], [0])[1].any():
-        out['types'] = padded(types, length)
-    return out
+def tells_apart(tokenizer: Any, num_types: int) -> bool:
+    """Whether two texts in one input differ in type, by the tokenizer, and for a model of `num_types` types."""
+    return num_types > 1 and bool(tokenizer.join([0], [0])[1].any())
 
 
 def mapped(records: Any, function: Callable[[Any], Features], *settings: Any) -> Any:

@@ -1,5 +1,19 @@
 """One file per task; a task is a record of functions (`lmx.types.Task`)."""
 
 from lmx.tasks.language_modelling import language_modelling
+from lmx.tasks.masked_language_modelling import masked_language_modelling
+from lmx.tasks.question_answering import question_answering
+from lmx.tasks.text_classification import text_classification
+from lmx.tasks.text_to_text import text_to_text
+from lmx.tasks.token_classification import token_classification
+from lmx.tasks.word_vectors import word_vectors
 
-__all__ = ['language_modelling']
+__all__ = [
+    'language_modelling',
+    'masked_language_modelling',
+    'question_answering',
+    'text_classification',
+    'text_to_text',
+    'token_classification',
+    'word_vectors',
+]

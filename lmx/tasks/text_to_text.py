@@ -34,7 +34,6 @@ def text_to_text(
     max_tokens: int | None = None,
     beam_size: int = 1,
     length_penalty: float = 1.0,
-    temperature: float = 0.0,
     metric: Callable[[Sequence[str], Sequence[str]], dict[str, float]] | None = None,
 ) -> Task:
     """Maximum likelihood of the target given the source, under any `EncoderDecoder`; records are {source: text, target: text}.
@@ -51,7 +50,7 @@ def text_to_text(
       too_long: what becomes of training pairs beyond the lengths: 'drop', or 'cut' at the end of the text. Prediction refuses them.
       label_smoothing, z_loss, chunk: see `lmx.objectives.token_losses`.
       max_tokens: of a prediction; None = max_target_length.
-      beam_size: hypotheses that beam search follows; 1 = none, then temperature 0 takes the likeliest token and more draws.
+      beam_size: hypotheses that beam search follows; 1 = the likeliest token at each place.
       length_penalty: beam search ranks by log-probability / length^length_penalty.
       metric: (predictions, references) -> scores of whole texts.
 
@@ -111,8 +110,8 @@ def text_to_text(
         prompt_BT, lengths_B = jnp.full((rows, 1), first_id, jnp.int32), jnp.ones((rows,), jnp.int32)
         if beam_size == 1:
             (cache, _), step = apply(rows, count, method='init_cache'), functools.partial(_step, apply, memory)
-            sampling = sample.Sampling(temperature=temperature)
-            return sample.generate(step, cache, prompt_BT, lengths_B, key, max_tokens=count, sampling=sampling, eos_id=end_id, emit=emit)
+            greedy = sample.Sampling(temperature=0)
+            return sample.generate(step, cache, prompt_BT, lengths_B, key, max_tokens=count, sampling=greedy, eos_id=end_id, emit=emit)
         return _beams(apply, memory, prompt_BT, lengths_B, count, beam_size, length_penalty, end_id)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -154,3 +153,17 @@ def _source(ids: np.ndarray, length: int) -> Features:
 def _step(apply: Apply, memory: Any, tokens_BT: Array, cache: Any, segments: Array | None = None) -> tuple[Array, Any]:
     (hidden_BTD, cache), _ = apply(tokens_BT, memory, segments=segments, cache=cache, method='hidden')
     return apply(hidden_BTD, method='unembed')[0], cache
+
+
+def _beams(
+    apply: Apply, memory: Any, prompt_BT: Array, lengths_B: Array, count: int, beam_size: int, length_penalty: float, end_id: int
+) -> Mapping[str, Array]:
+    from lmx.decode import beam
+
+    rows = prompt_BT.shape[0]
+    cache, _ = apply(rows * beam_size, count, method='init_cache')
+    step = functools.partial(_step, apply, memory.take(jnp.repeat(jnp.arange(rows), beam_size)))
+    found = beam.beam_search(
+        step, cache, prompt_BT, lengths_B, beam_size=beam_size, max_tokens=count, eos_id=end_id, length_penalty=length_penalty
+    )
+    return jax.tree.map(lambda array: array[:, 0], dict(found))

@@ -1,0 +1,58 @@
+"""Which package of the Python standard library a function comes from, by its code. Needs no download.
+
+Functions, not files, are split into training and validation, as a package is often one file. `:model=bert` or `distilbert`.
+"""
+
+from ml_collections import ConfigDict
+
+from lmx import models, optim, tasks, text
+from lmx.data import sources, transforms
+from lmx.nn import heads
+from lmx.optim import schedules
+from lmx.run.config import base, shrink
+from lmx.spec import parse_arg, ref, spec
+from lmx.tasks.text_classification import labelled
+from lmx.types import BadInput
+
+PACKAGES = ('asyncio', 'email', 'importlib', 'logging', 'mailbox', 'multiprocessing', 'tkinter', 'unittest')
+SPLITS = {'train': 'train[:85%]', 'validation': 'train[85%:]'}
+MODELS = {'bert': models.bert, 'distilbert': models.distilbert}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    a = parse_arg(arg, debug=False, model='bert')
+    if a.model not in MODELS:
+        raise BadInput(f'model {a.model!r} is unknown; there are {", ".join(MODELS)}')
+    c = base()
+    c.steps, c.batch_size = 300, 32
+    fields = {'text': 'code', 'module': 'module'}
+    c.data = {
+        split: spec(
+            transforms.apply,
+            source=spec(sources.tfds, name='lmx:python_stdlib/functions', split=part, fields=fields),
+            steps=(spec(labelled, field='module', pattern=r'\w+', labels=PACKAGES),),
+        )
+        for split, part in SPLITS.items()
+    }
+    c.tokenizer = spec(text.wordpiece, source=ref('data.train'), vocab_size=2048)
+    c.task = spec(tasks.text_classification, tokenizer=ref('tokenizer'), max_length=128, labels=PACKAGES)
+    c.model = spec(
+        MODELS[a.model],
+        vocab_size=ref('tokenizer.vocab_size'),
+        dim=128,
+        num_layers=2,
+        num_heads=4,
+        max_length=ref('task.max_length'),
+        head=spec(heads.classifier, num_classes=len(PACKAGES), dropout_rate=0.1, pool=heads.mean),
+    )
+    c.optim = spec(
+        optim.optimizer,
+        rule=spec(optim.adam),
+        schedule=spec(schedules.linear, peak=1e-3, steps=ref('steps'), warmup_steps=30),
+        weight_decay=0.01,
+        clip_norm=1.0,
+    )
+    c.every = {'log': 20, 'evaluate': 100, 'checkpoint': 100}
+    c.keep.best = 'validation/accuracy'
+    c.keep.mode = 'max'
+    return shrink(c) if a.debug else c

@@ -1,0 +1,169 @@
+"""The span of a text that answers a question (Rajpurkar et al. 2016, arXiv:1606.05250; no answer: 2018, arXiv:1806.03822)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lmx import objectives
+from lmx.data import examples
+from lmx.data.cache import token_cache
+from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
+
+
+def question_answering(
+    *,
+    tokenizer: Any,
+    max_length: int = 384,
+    overlap: int = 128,
+    max_question_length: int = 64,
+    max_answer_length: int = 30,
+    null_threshold: float | None = None,
+    question: str = 'question',
+    context: str = 'context',
+    answers: str = 'answers',
+    num_types: int = 2,
+    metric: Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]] | None = None,
+) -> Task:
+    """Cross-entropy of the answer's first and last token under any model whose `__call__` gives scores [B, T, 2].
+
+    Records are as SQuAD has them: {question, context, answers: {text: [...], answer_start: [...]}}, starts in characters, no answer where
+    the lists are empty. A context that is too long is read in overlapping windows. A window that does not hold the whole of the (first)
+    answer is trained to point at its first token, [CLS], which stands for 'not here' (Devlin et al. 2018, arXiv:1810.04805, section 4.3).
+
+    Args:
+      max_length: tokens of a window, with the question and the special tokens.
+      overlap: tokens that neighbouring windows share.
+      max_question_length: tokens; training cuts longer questions, prediction refuses them.
+      max_answer_length: tokens of a predicted answer.
+      null_threshold: there is no answer ('') where the best span's score is not above it. Scores are those of the span less that of 'not
+        here' in the window that is surest of it. None = there always is one.
+      question, context, answers: fields.
+      num_types: how many types of tokens the model tells apart; below 2 it is not told what is question and what context.
+      metric: (predicted answers, all true answers of each question) -> scores.
+
+    Raises:
+      BadInput: a window without room for more context than the overlap.
+    """
+    specials = len(tokenizer.join([], [])[0])
+    if max_length - max_question_length - specials <= overlap:
+        raise BadInput(
+            f'max_length {max_length} less max_question_length {max_question_length} and {specials} special tokens leaves no more context'
+            f' than overlap {overlap}; give more, or less overlap'
+        )
+    typed = examples.tells_apart(tokenizer, num_types)
+
+    def starts(asked: int, length: int) -> range:
+        """Where in a context of `length` tokens the windows begin, beside a question of `asked` tokens."""
+        room = max_length - asked - specials
+        return range(0, max(length - overlap, 1), room - overlap)
+
+    def window(asked: np.ndarray, ids: np.ndarray, offsets: np.ndarray, start: int) -> Features:
+        """A window's tokens; `offsets` int32 [T, 2], the characters of context tokens, and `inside`, which those are."""
+        part = ids[start : start + max_length - len(asked) - specials]
+        tokens, types = tokenizer.join(asked, part)
+        first = np.flatnonzero(tokenizer.join(np.full(len(asked), -1), np.full(len(part), -2))[0] == -2)[:1].sum()
+        places = np.zeros((max_length, 2), np.int32)
+        places[first : first + len(part)] = offsets[start : start + len(part)]
+        inside = (np.arange(max_length) >= first) & (np.arange(max_length) < first + len(part))
+        return {
+            **examples.tokens_of(tokens, types if typed else None, length=max_length),
+            'offsets': places,
+            'inside': inside.astype(np.int32),
+        }
+
+    def features(records: Any) -> Any:
+        caches = [token_cache(records, tokenizer, field=field) for field in (question, context)]
+        asked, lengths = (np.diff(cache.offsets) for cache in caches)
+        plan = [
+            (row, start)
+            for row, (some, length) in enumerate(zip(np.minimum(asked, max_question_length).tolist(), lengths.tolist()))
+            for start in starts(some, length)
+        ]
+
+        def example(place: tuple[int, int]) -> Features:
+            row, start = place
+            record = records[row]
+            ids, offsets = tokenizer.encode_with_offsets(record[context])
+            made = dict(window(tokenizer.encode(record[question])[:max_question_length], ids, offsets, start))
+            del made['offsets']  # for prediction only
+            held, (first, last) = np.flatnonzero(made.pop('inside')), _tokens(offsets, *_answer(record[answers]))
+            here = start <= first <= last < start + len(held)
+            ends = (held[first - start], held[last - start]) if here else (0, 0)
+            return {**made, 'start': np.int32(ends[0]), 'end': np.int32(ends[1]), 'weights': np.float32(1)}
+
+        import grain
+
+        settings = (max_length, overlap, max_question_length, num_types, question, context, answers)
+        return examples.named(grain.MapDataset.source(plan).map(example), getattr(records, 'lmx_fingerprint', None), *settings)
+
+    def encode(record: Record) -> list[Features]:
+        asked = tokenizer.encode(record[question])
+        if len(asked) > max_question_length:
+            raise BadInput(f'the question has {len(asked)} tokens, the limit is max_question_length {max_question_length}; shorten it')
+        ids, offsets = tokenizer.encode_with_offsets(record[context])
+        if not len(ids):
+            raise BadInput('the context is empty; give the text that holds the answer')
+        return [window(asked, ids, offsets, start) for start in starts(len(asked), len(ids))]
+
+    def predict(apply: Apply, batch: Batch, key: Any, emit: Any = None) -> Mapping[str, Array]:
+        given = {name: batch[name] for name in ('segments', 'types') if name in batch}
+        scores_BT2 = objectives.span_scores(apply(batch['tokens'], **given)[0], batch['segments'])
+        start_BT, end_BT = scores_BT2[..., 0], scores_BT2[..., 1]
+        reach = jnp.arange(max_length)[None, :] - jnp.arange(max_length)[:, None]
+        inside_BT = batch['inside'] > 0
+        allowed_BTT = (reach >= 0) & (reach < max_answer_length) & inside_BT[:, :, None] & inside_BT[:, None, :]
+        pairs_BTT = jnp.where(allowed_BTT, start_BT[:, :, None] + end_BT[:, None, :], -jnp.inf)
+        flat = pairs_BTT.reshape(len(pairs_BTT), -1)
+        best_B = jnp.argmax(flat, axis=1)
+        ends = {'start': best_B // max_length, 'end': best_B % max_length}
+        return {**ends, 'score': jnp.max(flat, axis=1), 'null': start_BT[:, 0] + end_BT[:, 0]}
+
+    def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
+        features, arrays = max(windows, key=lambda window: float(window[1]['score']))
+        score = float(arrays['score']) - min(float(each['null']) for _, each in windows)
+        if null_threshold is not None and score <= null_threshold:
+            return {'answer': '', 'score': score, 'start': None, 'end': None}
+        start, end = int(features['offsets'][arrays['start'], 0]), int(features['offsets'][arrays['end'], 1])
+        return {'answer': record[context][start:end], 'score': score, 'start': start, 'end': end}
+
+    def describe(example: Features) -> str:
+        return f'{tokenizer.decode(example["tokens"][example["segments"] > 0])} -> ' + (
+            tokenizer.decode(example['tokens'][example['start'] : example['end'] + 1]) or '(not here)'
+        )
+
+    def score(predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
+        assert metric is not None
+        return metric([p['answer'] for p in predictions], [[_str(text) for text in r[answers]['text']] for r in records])
+
+    return Task(
+        inputs=(question, context),
+        features=features,
+        objective=objectives.span,
+        encode=encode,
+        predict=predict,
+        decode=decode,
+        score=metric and score,
+        describe=describe,
+    )
+
+
+def _answer(answers: Mapping[str, Any]) -> tuple[int, int]:
+    """The characters of the first answer; (0, 0) where there is none."""
+    if not len(answers['text']):
+        return 0, 0
+    start = int(answers['answer_start'][0])
+    return start, start + len(_str(answers['text'][0]))
+
+
+def _str(text: Any) -> str:
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def _tokens(offsets: np.ndarray, start: int, end: int) -> tuple[int, int]:
+    """The first and last token that touch these characters; (-1, -1) where none does."""
+    touched = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end))
+    return (int(touched[0]), int(touched[-1])) if len(touched) else (-1, -1)
