@@ -142,7 +142,7 @@ class Pairs(Windows):
         stays_V = allowed_V.astype(np.float64)
         if subsample is not None:
             stays_V *= np.minimum(1, np.sqrt(subsample * counts_V.sum() / np.maximum(counts_V, 1)))
-        smoothed = np.cumsum(np.where(counts_V > 0, counts_V, 0) ** power * (counts_V > 0))
+        smoothed = np.cumsum(np.where(counts_V > 0, np.maximum(counts_V, 1.0) ** power, 0))
         self.cumulated_V = smoothed / smoothed[-1]
         kept = [self._kept(draw, stays_V) for draw in range(draws)]
         self.places = np.concatenate(kept)  # in the tokens, one draw after the other

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lmx import spec
-from lmx.decode import sample
+from lmx.decode import beam, sample
 from lmx.interop import families, huggingface
 
 pytest.importorskip('torch')
@@ -241,46 +241,87 @@ def test_packed_segments_equal_separate_runs(name):
         close(packed[:, start:end], want, np.ones(want.shape[:2], bool), 1e-5)
 
 
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Two prompts of a generator for both sides; transformers wants padding on the left, ours stands on the right."""
+
+    theirs: dict[str, Any]
+    start_BT: Any
+    lengths_B: Any
+    step: Any  # (params, copies of each row) -> a step callback
+
+
+def prompts(name: str) -> Prompts:
+    both = pair(name)
+    _, segments = padded(S)
+    if hasattr(both.ours, 'encode'):
+        segments[0], segments[1, -3:] = 1, 0
+        ids = np.where(segments, tokens(1, 2, S), 0)
+        start, lengths = np.full((2, 1), both.theirs.config.decoder_start_token_id), np.array([1, 1])
+
+        def step(params, copies):
+            memory = both.ours.apply(params, ids, segments=segments, method='encode').take(jnp.repeat(jnp.arange(2), copies))
+
+            def one(x, cache, segments):
+                hidden, cache = both.ours.apply(params, x, memory, segments=segments, cache=cache, method='hidden')
+                return both.ours.apply(params, hidden, method='unembed'), cache
+
+            return one
+    else:
+        segments[1] = 1
+        ids = np.where(segments, tokens(1, 2, S), 0)
+        start, lengths = np.array([[*row[row != 0], *row[row == 0]] for row in ids]), segments.sum(1)
+
+        def step(params, copies):
+            return lambda x, cache, segments: both.ours.apply(params, x, segments=segments, cache=cache)
+
+    theirs = {'inputs': torch.tensor(ids), 'attention_mask': torch.tensor(segments), 'pad_token_id': 0, 'use_cache': False}
+    return Prompts({**theirs, 'do_sample': False, 'return_dict_in_generate': True}, jnp.asarray(start), jnp.asarray(lengths), step)
+
+
+NEW = 10
+
+
 @pytest.mark.parametrize('name', GENERATORS)
 def test_greedy_tokens(name):
-    both = pair(name)
-    new, seq2seq = 12, hasattr(both.ours, 'encode')
-    ids, segments = padded(S)
-    if seq2seq:
-        segments = np.ones_like(segments)
-        segments[1, -3:] = 0
-    else:
-        segments[1] = 1  # transformers generates from prompts padded on the left
-    ids = np.where(segments, tokens(1, 2, S), 0)
-    prompt = torch.tensor(ids)
-    settings = {'do_sample': False, 'max_new_tokens': new, 'attention_mask': torch.tensor(segments), 'pad_token_id': 0, 'use_cache': False}
-    result = both.theirs.generate(prompt, output_logits=True, return_dict_in_generate=True, **settings)
-    want = result.sequences[:, 1 if seq2seq else S :].numpy()
+    both, given = pair(name), prompts(name)
+    result = both.theirs.generate(**given.theirs, max_new_tokens=NEW, output_logits=True)
     best = np.sort(np.stack([logits.numpy() for logits in result.logits]), axis=-1)
     assert (best[..., -1] - best[..., -2]).min() > 1e-3  # no near tie: rounding of 1e-5 cannot change a token
-    params = {'params': both.params}
 
     @jax.jit
     def ours(params):
-        if seq2seq:
-            memory = both.ours.apply(params, ids, segments=segments, method='encode')
-            start = jnp.full((2, 1), both.theirs.config.decoder_start_token_id)
-            lengths = jnp.array([1, 1])
-
-            def step(x, cache, segments):
-                hidden, cache = both.ours.apply(params, x, memory, segments=segments, cache=cache, method='hidden')
-                return both.ours.apply(params, hidden, method='unembed'), cache
-        else:
-            start, lengths = jnp.asarray([[*row[row != 0], *row[row == 0]] for row in ids]), jnp.asarray(segments.sum(1))
-
-            def step(x, cache, segments):
-                return both.ours.apply(params, x, segments=segments, cache=cache)
-
-        cache = both.ours.init_cache(2, start.shape[1] + new)
+        cache = both.ours.init_cache(2, given.start_BT.shape[1] + NEW)
         greedy = sample.Sampling(temperature=0)
-        return sample.generate(step, cache, start, lengths, jax.random.key(0), max_tokens=new, sampling=greedy)
+        key = jax.random.key(0)
+        return sample.generate(given.step(params, 1), cache, given.start_BT, given.lengths_B, key, max_tokens=NEW, sampling=greedy)
 
-    np.testing.assert_array_equal(ours(params)['tokens'], want)
+    np.testing.assert_array_equal(ours({'params': both.params})['tokens'], result.sequences[:, -NEW:])
+
+
+@pytest.mark.parametrize('name', GENERATORS)
+def test_beam_tokens(name):
+    """Three hypotheses, an end token that is reached at times, and another way of stopping for every third family."""
+    both, given, number = pair(name), prompts(name), GENERATORS.index(name)
+    rules = {'length_penalty': (1.0, 0.6, 2.0)[number % 3], 'early_stopping': (False, True, 'never')[number // 3 % 3]}
+    eos = 5
+    settings = {'num_beams': 3, 'num_return_sequences': 3, 'max_new_tokens': NEW, 'eos_token_id': eos, 'output_scores': True}
+    result = both.theirs.generate(**given.theirs, **settings, **rules)
+    want, scores = result.sequences.reshape(2, 3, -1).numpy(), result.sequences_scores.reshape(2, 3).numpy()
+    want = want[..., 1 if hasattr(both.ours, 'encode') else S :]
+
+    @jax.jit
+    def ours(params):
+        cache = both.ours.init_cache(6, given.start_BT.shape[1] + NEW)
+        options = {'beam_size': 3, 'num_return': 3, 'max_tokens': NEW, 'eos_id': eos, **rules}
+        return beam.beam_search(given.step(params, 3), cache, given.start_BT, given.lengths_B, **options)
+
+    found = ours({'params': both.params})
+    assert np.abs(np.diff(scores)).min() > 1e-4  # no near tie among what is returned; scores agree to 1e-5
+    np.testing.assert_allclose(found['scores'], scores, rtol=1e-5, atol=2e-5)
+    for text, length, reference in zip(found['tokens'].reshape(6, -1), found['lengths'].reshape(6), want.reshape(6, -1)):
+        ended = reference.tolist().index(eos) if eos in reference else len(reference)
+        assert text[:length].tolist() == reference[:ended].tolist()
 
 
 @pytest.mark.parametrize('name', ROWS)
