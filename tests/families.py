@@ -3,6 +3,7 @@
 from functools import partial
 
 from lmx import models
+from lmx.models.rnn_seq2seq import Multiplicative
 from lmx.nn import heads
 from lmx.nn.block import pre_norm
 from lmx.nn.positions import Alibi, Llama3Scaling, Rotary, YarnScaling
@@ -41,3 +42,19 @@ SEQ2SEQ = {
     'bart': partial(models.bart, **seq2seq, mlp_dim=24, max_length=32),
 }
 """Keywords -> a model that meets `lmx.types.EncoderDecoder`."""
+
+RECURRENT = {
+    'elman': partial(models.rnn_lm, vocab_size=V, dim=D, num_layers=1, cell='elman'),
+    'gru': partial(models.rnn_lm, vocab_size=V, dim=D, num_layers=2, cell='gru', hidden_dim=12, tied=False),
+    'lstm': partial(models.rnn_lm, vocab_size=V, dim=D, num_layers=2, hidden_dim=12),
+}
+"""Decoders without attention."""
+
+ONE_PAIR_A_ROW = {
+    'rnn_additive': partial(models.rnn_seq2seq, vocab_size=V, dim=D, num_layers=2),
+    'rnn_multiplicative': partial(
+        models.rnn_seq2seq, vocab_size=V, dim=D, cell='lstm', attention=Multiplicative, tied=True, target_vocab_size=V
+    ),
+    'conv': partial(models.conv_seq2seq, vocab_size=V, dim=D, num_layers=2, max_length=32, dropout_rate=0.0),
+}
+"""Encoder-decoders that do not pack."""

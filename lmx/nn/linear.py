@@ -29,11 +29,12 @@ class Linear(nn.Module):
     features: int
     use_bias: bool = True
     kernel_init: Init = nn.initializers.lecun_normal()
+    bias_init: Init = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         out = dot(x, kernel.astype(x.dtype))
         if self.use_bias:
-            out += self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
+            out += self.param('bias', self.bias_init, (self.features,), jnp.float32).astype(x.dtype)
         return out

@@ -91,7 +91,9 @@ def test_windows_cover_the_context_with_the_overlap_they_say():
         for features, example in zip(made.encode(record), examples(made, [record]), strict=True):
             np.testing.assert_array_equal(features['tokens'], example['tokens'])
             assert features['segments'].sum() == 3 + len(tokenizer().encode(record['question'])) + features['inside'].sum()
-            np.testing.assert_array_equal(features['types'] == 1, (features['segments'] > 0) & (np.arange(24) >= np.argmax(features['inside'])))
+            np.testing.assert_array_equal(
+                features['types'] == 1, (features['segments'] > 0) & (np.arange(24) >= np.argmax(features['inside']))
+            )
 
 
 def test_best_span_against_every_span():

@@ -17,7 +17,7 @@ RECORD = {'words': WORDS, 'tags': ['B-PER', 'I-PER', 0, 'B-LOC', 'O']}
 
 @functools.cache
 def tokenizer():
-    return text.wordpiece(source=sources.in_memory(records=[{'text': 'ada visited love lace como .'}]), vocab_size=45, lowercase=True)
+    return text.wordpiece(source=sources.in_memory(records=[{'text': 'ada visited love lace all como .'}]), vocab_size=45, lowercase=True)
 
 
 def task(max_length: int = 40, **keywords):
