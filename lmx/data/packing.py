@@ -80,6 +80,17 @@ class _Concatenated(Windows):
         return np.where(separator, np.int32(self.eos_id), tokens)
 
 
+def streams(cache: TokenCache, *, length: int, eos_id: int | None) -> Any:
+    """`concatenated`, to be read in order: row b of a batch goes on where row b of the batch before ended.
+
+    For models that carry recurrent state from window to window (truncated backpropagation; Merity et al. 2017, arXiv:1708.02182).
+    """
+    dataset = concatenated(cache, length=length, eos_id=eos_id)
+    dataset.lmx_streams = True  # what the pipeline orders batches by
+    dataset.lmx_fingerprint = f'streams/{dataset.lmx_fingerprint}'
+    return dataset
+
+
 def packed(cache: TokenCache, *, length: int, eos_id: int | None) -> Any:
     """Whole documents side by side in windows, each a segment of its own that attends to itself alone; adds 'segments' and 'positions'.
 

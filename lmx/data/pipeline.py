@@ -30,6 +30,8 @@ class Batches:
         self.features, self.batch_size, self.seed = features, batch_size, seed
         self.rows = np.arange(batch_size)[rows if rows is not None else slice(None)]
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
+        if in_streams(features) and batch_size > len(features):
+            raise BadInput(f'batch_size {batch_size} is more than the {len(features)} windows of the text; lower it')
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -42,6 +44,9 @@ class Batches:
 
     def indices(self, step: int) -> np.ndarray:
         """The examples of the rows that this process holds, int64."""
+        if in_streams(self.features):
+            # Evenly spaced starts, then round and round: a row goes on through its neighbours' parts of the text, and nothing is left out.
+            return (self.rows * len(self.features) // self.batch_size + step) % len(self.features)
         place = step * self.batch_size + self.rows
         epochs, within = np.divmod(place, len(self.features))
         out = np.empty(len(place), np.int64)
@@ -84,9 +89,12 @@ class EvalBatches(Sequence[dict[str, np.ndarray]]):
     def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        place = index * self.batch_size + self.rows
+        place, end = index * self.batch_size + self.rows, np.full(len(self.rows), len(self.features))
+        if in_streams(self.features):
+            place, end = (np.minimum(row * len(self), len(self.features)) for row in (self.rows, self.rows + 1))
+            place = place + index
         batch = fetch(self.features, np.minimum(place, len(self.features) - 1))
-        real = (place < len(self.features)).reshape(-1, *(1,) * (batch['weights'].ndim - 1))
+        real = (place < end).reshape(-1, *(1,) * (batch['weights'].ndim - 1))
         return {**batch, 'weights': batch['weights'] * real.astype(np.float32)}
 
 
@@ -97,6 +105,11 @@ def eval_batches(features: Any, *, batch_size: int, rows: Rows = None) -> EvalBa
       BadInput: no examples.
     """
     return EvalBatches(features, batch_size, rows)
+
+
+def in_streams(features: Any) -> bool:
+    """Whether row b of a batch goes on where row b of the batch before ended; see `lmx.data.packing.streams`."""
+    return getattr(features, 'lmx_streams', False)
 
 
 def fetch(features: Any, indices: np.ndarray) -> dict[str, np.ndarray]:

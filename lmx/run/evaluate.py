@@ -32,7 +32,7 @@ def evaluate(
     compiled = parts.jitted_eval_step()
     out = {}
     for split in splits or parts.config.evaluate:
-        out[split] = evaluation.evaluate(compiled, params, _batches(parts, split))
+        out[split] = evaluation.evaluate(compiled, params, _batches(parts, split), parts.eval_carry(split))
         line = {'step': step, 'split': split, 'checkpoint': checkpoint, **out[split]}
         with open(pathlib.Path(workdir) / 'eval.jsonl', 'a') as file:
             file.write(json.dumps(rounded(line)) + '\n')

@@ -16,8 +16,8 @@ from lmx import spec
 from lmx.data import pipeline
 from lmx.train import shard
 from lmx.train.init import flat
-from lmx.train.state import init_state
-from lmx.train.step import eval_step, train_step
+from lmx.train.state import init_carry, init_state
+from lmx.train.step import eval_step, stream_eval_step, train_step
 from lmx.types import BadInput, Sums, Task
 
 REBUILT = ('model', 'task', 'optim')
@@ -113,7 +113,10 @@ class Parts:
     @functools.cached_property
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a global training batch."""
-        example = self.features('train')[0]
+        return self._shapes('train')
+
+    def _shapes(self, split: str) -> dict[str, jax.ShapeDtypeStruct]:
+        example = self.features(split)[0]
         size = self.config.batch_size
         arrays = {name: np.asarray(value) for name, value in example.items()}
         return {name: jax.ShapeDtypeStruct((size, *array.shape), array.dtype) for name, array in arrays.items()}
@@ -130,9 +133,21 @@ class Parts:
 
     def _abstract(self, adapt: Callable[[Any, Any], Any] | None) -> Any:
         shapes = self.batch_shapes  # built here and not under the trace, where a task's own arrays would become tracers
-        state = jax.eval_shape(lambda: init_state(self.make, self.values, shapes, self.config.seed, adapt))
+        state = jax.eval_shape(lambda: init_state(self.make, self.values, shapes, self.config.seed, adapt, self.carries))
         shardings = shard.state_shardings(state, self.config.rules, self.mesh)
         return jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), state, shardings)
+
+    @property
+    def carries(self) -> bool:
+        """Whether recurrent state goes on from batch to batch."""
+        return pipeline.in_streams(self.features('train'))
+
+    def eval_carry(self, split: str) -> Any:
+        """The recurrent state before the first batch of a split; () where none is carried."""
+        if not pipeline.in_streams(self.features(split)):
+            return ()
+        model, objective, _ = self.make(self.values)
+        return jax.device_put(init_carry(model, objective, self._shapes(split)), shard.batch_sharding(self.mesh))
 
     def check(self) -> None:
         """Traces the step on the real batch shapes before any device is used; raises BadInput for a combination that cannot work."""
@@ -142,6 +157,10 @@ class Parts:
         _, sums = jax.eval_shape(self._train_step, state, self.batch_shapes, self.values, base)
         if not any(name.startswith('loss/') for name in sums):
             raise BadInput(f'the task returns no loss/* to minimise, only {", ".join(sums)}')
+        if self.carries and not jax.tree.leaves(state.carry):
+            raise BadInput(f'the data is read in streams, and {self.config.model.call} carries no state; use windows=packing.concatenated')
+        if self.carries and self.config.accumulate > 1:
+            raise BadInput(f'accumulate {self.config.accumulate}: state is carried from batch to batch; use accumulate=1')
         if self.config.accumulate > 1 and not self.task.additive:
             raise BadInput(f'accumulate {self.config.accumulate}: this task couples the examples of a batch; use accumulate=1')
 
@@ -159,7 +178,7 @@ class Parts:
         layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
 
         def init(values: Mapping[str, Any], base: Any) -> Any:
-            return init_state(self.make, values, self.batch_shapes, self.config.seed, self._adapt(base))
+            return init_state(self.make, values, self.batch_shapes, self.config.seed, self._adapt(base), self.carries)
 
         compiled = jax.jit(init, out_shardings=layouts)
         return lambda values: compiled(values, self.frozen)
@@ -176,13 +195,17 @@ class Parts:
         return train_step(state, batch, values, make=self.make, accumulate=self.config.accumulate, merge=merge)
 
     def jitted_eval_step(self) -> Any:
-        """(params, batch) -> sums."""
+        """(params, batch) -> sums; with recurrent state, (params, batch, carry) -> (sums, the next carry)."""
 
         def step(params: Any, batch: Any, values: Mapping[str, Any]) -> Sums:
             return eval_step(params, batch, values, make=self.make)
 
-        compiled = jax.jit(step, out_shardings=shard.replicated(self.mesh))
-        return lambda params, batch: compiled(params, batch, self.values)
+        def stream_step(params: Any, batch: Any, carry: Any, values: Mapping[str, Any]) -> tuple[Sums, Any]:
+            return stream_eval_step(params, batch, carry, values, make=self.make)
+
+        whole = shard.replicated(self.mesh)
+        plain, stream = jax.jit(step, out_shardings=whole), jax.jit(stream_step, out_shardings=(whole, shard.batch_sharding(self.mesh)))
+        return lambda params, batch, *carry: (stream if carry else plain)(params, batch, *carry, self.values)
 
 
 def set_up_jax(config: Mapping[str, Any]) -> None:

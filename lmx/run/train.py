@@ -149,7 +149,7 @@ class _Run:
         self.evaluated_at = step
         for split in self.config.evaluate:
             batches = (shard.put_batch(batch, self.parts.mesh) for batch in self.parts.eval_batches(split))
-            values = evaluate(self.eval_step, params, batches)
+            values = evaluate(self.eval_step, params, batches, self.parts.eval_carry(split))
             self.evaluations[split] = values
             if self.main:
                 self.log.write('eval.jsonl', {'step': step, 'split': split, **values})

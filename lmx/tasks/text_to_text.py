@@ -76,7 +76,9 @@ def text_to_text(
             lengths = np.stack([np.diff(sources.offsets), np.diff(targets.offsets)]) + specials
             kept = np.flatnonzero((lengths.T <= [max_source_length, max_target_length]).all(axis=1))
         if not len(kept):
-            raise BadInput(f'none of {len(records)} pairs fits max_source_length {max_source_length} and max_target_length {max_target_length}')
+            raise BadInput(
+                f'none of {len(records)} pairs fits max_source_length {max_source_length} and max_target_length {max_target_length}'
+            )
 
         def example(row: int) -> Features:
             text, answer = (cache.tokens[cache.offsets[row] : cache.offsets[row + 1]] for cache in (sources, targets))
@@ -94,13 +96,16 @@ def text_to_text(
         inputs = np.concatenate([[first_id], targets[:-1]])
         weights = np.ones(len(targets), np.float32)
         return {
-            name: examples.padded(values, max_target_length) for name, values in zip(('inputs', 'targets', 'weights'), (inputs, targets, weights))
+            name: examples.padded(values, max_target_length)
+            for name, values in zip(('inputs', 'targets', 'weights'), (inputs, targets, weights))
         }
 
     def encode(record: Record) -> list[Features]:
         ids = framed(tokenizer.encode(prefix + record[source]))
         if len(ids) > max_source_length:
-            raise BadInput(f'the text has {len(ids)} tokens, the limit is max_source_length {max_source_length}; shorten it or raise the limit')
+            raise BadInput(
+                f'the text has {len(ids)} tokens, the limit is max_source_length {max_source_length}; shorten it or raise the limit'
+            )
         return [_source(ids, examples.size(len(ids), max_source_length))]
 
     def predict(apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None) -> Mapping[str, Array]:

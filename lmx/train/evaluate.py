@@ -12,12 +12,20 @@ import numpy as np
 from lmx.types import Batch, Mean, Sums
 
 
-def evaluate(step: Callable[[Any, Batch], Sums], params: Any, batches: Iterable[Batch]) -> dict[str, float]:
-    """The report over all batches; the sum of one batch is read while the next one runs."""
+def evaluate(step: Callable[..., Any], params: Any, batches: Iterable[Batch], carry: Any = ()) -> dict[str, float]:
+    """The report over all batches; the sum of one batch is read while the next one runs.
+
+    Args:
+      step: (params, batch) -> Sums; with a carry, (params, batch, carry) -> (Sums, the next carry).
+      carry: recurrent state before the first batch.
+    """
     total: dict[str, np.ndarray] = {}
     pending = None
     for batch in batches:
-        sums = step(params, batch)
+        if jax.tree.leaves(carry):
+            sums, carry = step(params, batch, carry)
+        else:
+            sums = step(params, batch)
         _add(total, pending)
         pending = sums
     _add(total, pending)

@@ -87,6 +87,8 @@ def state_shardings(state: Any, rules: Sequence[tuple[str, Sequence[Any]]], mesh
     shapes = {name: leaf.shape for name, leaf in _named(state.params)}
 
     def of(name: str, leaf: Any) -> NamedSharding:
+        if name.startswith('carry/'):  # a row's state lies where the row lies
+            return batch_sharding(mesh)
         inside = name.split('/')
         for start in range(len(inside)):  # the longest suffix of the path that is a parameter's own path
             owner = '/'.join(inside[start:])

@@ -27,17 +27,27 @@ class TrainState(struct.PyTreeNode):
     carry: Any = ()
 
 
-def bind(model: nn.Module, params: Any, key: Any = None) -> Apply:
-    """The model with these parameters as an `Apply`. With a key, dropout is on, and every call draws from a stream of its own."""
+def bind(model: nn.Module, params: Any, key: Any = None, carry: Any = ()) -> Any:
+    """The model with these parameters as an `Apply`. With a key, dropout is on, and every call draws from a stream of its own.
+
+    `carry`, recurrent state that goes on from the batch before, is the collection 'carry' of the first call; `apply.carry` then gives what
+    that call left in it.
+    """
     calls = 0
+    kept = {'carry': carry} if jax.tree.leaves(carry) else {}
 
     def apply(*args: Any, method: str | None = None, stream: str = '', **kwargs: Any) -> tuple[Any, Sums]:
         nonlocal calls
         rngs = None if key is None else {'dropout': rng.key(key, stream, calls)}
         calls += 1
-        output, collected = model.apply({'params': params}, *args, rngs=rngs, method=method, mutable=['losses'], **kwargs)
+        # Later calls may stand in a loop or under remat, out of which nothing could be kept.
+        given = kept if calls == 1 else {}
+        output, collected = model.apply({'params': params, **given}, *args, rngs=rngs, method=method, mutable=['losses', *given], **kwargs)
+        if given:
+            kept['carry'] = collected['carry']
         return output, sown(collected)
 
+    apply.carry = lambda: kept.get('carry', ())
     return apply
 
 
@@ -71,15 +81,23 @@ def calls_of(model: nn.Module, objective: Callable[[Apply, Batch], Sums], batch:
 def init_params(model: nn.Module, objective: Callable[[Apply, Batch], Sums], batch: Batch, key: Any) -> Any:
     """Fresh parameters of every part of the model that the objective touches; `batch` may be shapes only."""
 
-    def zeros(leaf: Any) -> Any:
-        return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
-
     params: dict[str, Any] = {}
     for method, args, kwargs in calls_of(model, objective, batch):
         # The same path gets the same key in every call, so parts that several methods share come out equal.
-        made = model.init(key, *jax.tree.map(zeros, args), method=method, **jax.tree.map(zeros, kwargs))
+        made = model.init(key, *_zeros(args), method=method, **_zeros(kwargs))
         params = _merged(params, made.get('params', {}))
     return params
+
+
+def init_carry(model: nn.Module, objective: Callable[[Apply, Batch], Sums], batch: Batch) -> Any:
+    """The recurrent state before the first batch, zeros; () for a model that keeps none. `batch` may be shapes only."""
+    method, args, kwargs = calls_of(model, objective, batch)[0]
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *_zeros(args), method=method, **_zeros(kwargs)))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.get('carry', ()))
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, tree)
 
 
 def _merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,15 +108,22 @@ def _merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def init_state(
-    make: Make, values: Mapping[str, Any], batch: Batch, seed: Any, adapt: Callable[[Any, Any], Any] | None = None
+    make: Make,
+    values: Mapping[str, Any],
+    batch: Batch,
+    seed: Any,
+    adapt: Callable[[Any, Any], Any] | None = None,
+    carries: bool = False,
 ) -> TrainState:
     """A fresh state; pure, so it can be jitted with output shardings, vmapped over trials or taken by shape only.
 
-    `adapt`: (the model's parameters, key) -> what is trained in their place, such as `lmx.train.lora` makes it.
+    `adapt`: (the model's parameters, key) -> what is trained in their place, such as `lmx.train.lora` makes it. `carries`: the data
+    is read in streams, so recurrent state goes on from batch to batch.
     """
     model, objective, optimizer = make(values)
     key = jax.random.key(seed)
     params = init_params(model, objective, batch, rng.key(key, 'params'))
     if adapt is not None:
         params = adapt(params, rng.key(key, 'adapter'))
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), key=rng.key(key, 'train'))
+    carry = init_carry(model, objective, batch) if carries else ()
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), rng.key(key, 'train'), carry)

@@ -48,8 +48,15 @@ def train_step(
 
     if accumulate == 1:
         whole = jax.tree.map(lambda x: x[0], micro)
-        (_, sums), grads = jax.value_and_grad(lambda params: _with_loss(sums_of(params, whole, 0)), has_aux=True)(state.params)
+
+        def loss(params: Any) -> tuple[Any, tuple[Sums, Any]]:
+            apply = bind(model, merge(params), rng.key(key, 'microbatch', 0), state.carry)
+            sums = objective(apply, whole)
+            return total_loss(sums), (sums, apply.carry())
+
+        (_, (sums, carry)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     else:
+        carry = state.carry
         counts = _counts(sums_of, state.params, micro, accumulate)
 
         def add(carry: Any, item: Any) -> tuple[Any, None]:
@@ -74,14 +81,22 @@ def train_step(
         'learning_rate': Mean(jnp.asarray(learning_rate(opt_state), jnp.float32), one),
         'skipped': Mean(1 - finite.astype(jnp.float32), one),
     }
-    state = state.replace(step=state.step + 1, params=keep(params, state.params), opt_state=keep(opt_state, state.opt_state))
-    return state, report
+    new, old = (params, opt_state, carry), (state.params, state.opt_state, state.carry)
+    params, opt_state, carry = keep(new, old)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, carry=carry), report
 
 
 def eval_step(params: Any, batch: Batch, values: Mapping[str, Any], *, make: Make) -> Sums:
     """The objective's sums without dropout and without gradients."""
     model, objective, _ = make(values)
     return objective(bind(model, params), batch)
+
+
+def stream_eval_step(params: Any, batch: Batch, carry: Any, values: Mapping[str, Any], *, make: Make) -> tuple[Sums, Any]:
+    """`eval_step` of a model whose recurrent state goes on from batch to batch: -> (sums, the state behind this batch)."""
+    model, objective, _ = make(values)
+    apply = bind(model, params, carry=carry)
+    return objective(apply, batch), apply.carry()
 
 
 def total_loss(sums: Sums, counts: Mapping[str, Any] | None = None) -> Any:
