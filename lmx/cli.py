@@ -21,6 +21,7 @@ lmx: language-model research in JAX. One config is one run.
   lmx train     --config=configs/gpt_stdlib.py --workdir=runs/a     train, or go on where runs/a stopped
   lmx evaluate  --workdir=runs/a --checkpoint=best                  loss, perplexity, bits per byte of a split
   lmx predict   --workdir=runs/a --input='def main('                what the task predicts: a continuation, a label, ...
+  lmx search    --workdir=runs/b --corpus=FILE --query=TEXT         the texts that are nearest in meaning
   lmx data      --config=configs/gpt_stdlib.py                      stages, shapes and decoded examples of the pipeline
   lmx report    runs/a runs/b                                       report.html: curves, samples, config, what differs
   lmx import    --from=DIR --workdir=runs/b                         a Hugging Face model as a run; lmx export writes one
@@ -372,6 +373,28 @@ def _export(v: Flags, rest: list[str], overrides: list[str]) -> None:
     print(run.export_model(v.workdir, v.to, checkpoint=v.checkpoint, dtype=v.dtype))
 
 
+def _search_flags(v: Flags) -> None:
+    _restore_flags(v)
+    flags.DEFINE_string('corpus', None, 'a file with a text per line, or .jsonl with {"text": ...} per line', flag_values=v)
+    flags.DEFINE_multi_string('query', [], 'what to look for; several may be given', flag_values=v)
+    flags.DEFINE_integer('top', 5, 'texts per query', flag_values=v)
+    flags.DEFINE_bool(
+        'exact', False, 'compare with all texts, even of a corpus so large that the best are looked for approximately', flag_values=v
+    )
+
+
+def _search(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    _refuse(rest)
+    if v.corpus is None or not v.query:
+        raise BadInput('give --corpus=FILE, the texts, and --query=TEXT')
+    config = _restored(v, overrides)
+    from lmx import run
+
+    options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'top': v.top, 'exact': v.exact}
+    for query, found in zip(v.query, run.search(v.workdir, v.corpus, v.query, **options)):
+        print(query if len(v.query) > 1 else '', *(f'{hit["score"]:.4f}  {hit["line"]:>6}  {hit["text"]}' for hit in found), sep='\n')
+
+
 def _runs(v: Flags, rest: list[str], overrides: list[str]) -> None:
     from lmx.report import runs
 
@@ -453,6 +476,14 @@ COMMANDS: dict[str, Command] = {
 
         lmx report runs/a [runs/b ...]
         lmx report runs/a --attention='import os'        what each head of each layer attends to
+        """,
+    ),
+    'search': (
+        _search_flags,
+        _search,
+        """the texts of a corpus that are nearest to a query; the corpus is embedded once and kept in the cache.
+
+        lmx search --workdir=runs/minilm --corpus=abstracts.txt --query='heat transfer at high speed' --top=3
         """,
     ),
     'import': (

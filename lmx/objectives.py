@@ -275,3 +275,43 @@ def _classes(name: str, logits: Array, targets: Array, weights: Array, label_smo
 def _context(batch: Batch) -> dict[str, Array]:
     """What a batch says about its tokens beside which they are."""
     return {name: batch[name] for name in ('segments', 'positions', 'types') if name in batch}
+
+
+def contrastive(apply: Apply, batch: Batch, *, temperature: Any = 0.05) -> Sums:
+    """Each query is to find its document among those of the batch, and each document its query (InfoNCE; arXiv:1807.03748).
+
+    Args:
+      batch: query_tokens, query_segments, document_tokens, document_segments [B, T] int32; weights [B] float32, 0 = padding.
+      temperature: of the softmax over cosines; may be traced.
+
+    Returns:
+      'loss/contrastive', the mean of both directions, is minimised. Metrics: 'accuracy' and 'reciprocal_rank' of queries. Examples couple.
+    """
+    query_BD, document_BD, sown = _vectors(apply, batch)
+    weights_B = batch['weights'].astype(jnp.float32)
+    scores_BB = query_BD @ document_BD.T / temperature
+    blocked_BB = jnp.where((weights_B[:, None] * weights_B[None]) > 0, scores_BB, -1e9)
+    own_B = jnp.diagonal(scores_BB)
+    loss_B = sum(jax.nn.logsumexp(blocked_BB, axis=axis) - own_B for axis in (0, 1)) / 2
+    rank_B = 1 + jnp.sum(blocked_BB > own_B[:, None], axis=1)
+    count = jnp.sum(weights_B)
+    totals = {'loss/contrastive': loss_B, 'accuracy': rank_B == 1, 'reciprocal_rank': 1 / rank_B}
+    return merge({name: Mean(jnp.sum(weights_B * value), count) for name, value in totals.items()}, sown)
+
+
+def cosine(apply: Apply, batch: Batch) -> Sums:
+    """Squared error of the cosine of two texts' vectors; the batch as in `contrastive`, similarity [B] float32 beside.
+
+    Returns:
+      'loss/cosine' is minimised.
+    """
+    query_BD, document_BD, sown = _vectors(apply, batch)
+    weights_B = batch['weights'].astype(jnp.float32)
+    error_B = jnp.square(jnp.sum(query_BD * document_BD, axis=-1) - batch['similarity'])
+    return merge({'loss/cosine': Mean(jnp.sum(weights_B * error_B), jnp.sum(weights_B))}, sown)
+
+
+def _vectors(apply: Apply, batch: Batch) -> tuple[Array, Array, Sums]:
+    query_BD, first = apply(batch['query_tokens'], segments=batch['query_segments'])
+    document_BD, second = apply(batch['document_tokens'], segments=batch['document_segments'], method='documents')
+    return query_BD, document_BD, merge(first, second)

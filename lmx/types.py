@@ -60,6 +60,7 @@ class Task:
       score: (predictions, references) -> {'bleu': 27.3}.
       additive: False where examples of a batch couple (contrastive losses): accumulation refuses it.
       describe: features -> the text that they stand for, for `lmx data`.
+      question: a record of the data -> the record that `encode` takes of it, for scoring whole splits; None = the record itself.
       stream: (write or None) -> `emit` for one call of predict, or None when there is nothing to watch for. `write(row, text)` gets
         text as it is made; stop strings end a row.
     """
@@ -73,6 +74,7 @@ class Task:
     score: Callable[[Sequence[Any], Sequence[Any]], dict[str, float]] | None = None
     additive: bool = True
     describe: Callable[[Features], str] | None = None
+    question: Callable[[Record], Record] | None = None
     stream: Callable[[Callable[[int, str], None] | None], Callable[[Array], Array] | None] | None = None
 
 

@@ -1,5 +1,5 @@
 """Thin wrappers over the reference scorers, one file each: (predictions, references) -> {name: value}."""
 
-from lmx.metrics import compression
+from lmx.metrics import compression, correlation
 
-__all__ = ['compression']
+__all__ = ['compression', 'correlation']

@@ -152,10 +152,10 @@ class ConvContext(struct.PyTreeNode):
     """
 
     segments_BT: Array | None = None
-    count_B: Array | None = None
-    source: Source | None = None
+    count_B: Any = None
+    source: Any = None
     source_mask: Mask | None = None
-    embedded_BTD: Array | None = None
+    embedded_BTD: Any = None
     layer: Any = 0
 
 
@@ -220,7 +220,7 @@ class MultiStep(nn.Module):
         size = context.source.keys.shape[1]
         if context.source_mask is None:
             return jnp.full((1, 1, 1), size, jnp.float32)
-        allowed_B1TS = context.source_mask.dense(jnp.arange(length)[None], jnp.arange(size)[None])
+        allowed_B1TS: Any = context.source_mask.dense(jnp.arange(length)[None], jnp.arange(size)[None])
         return jnp.sum(allowed_B1TS[:, 0], axis=-1, keepdims=True).astype(jnp.float32)
 
 

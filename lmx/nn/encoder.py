@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 
@@ -39,6 +40,10 @@ class HeadedEncoder(nn.Module):
         """-> what the head makes of it."""
         hidden_BTD = self.hidden(tokens_BT, segments=segments, positions=positions, types=types)
         return hidden_BTD if self.head is None else self.output(hidden_BTD, segments, self.embed.embedding)
+
+    def documents(self, tokens_BT: Array, **keywords: Any) -> Array:
+        """As `__call__`: documents are read as queries are, unlike in a dual encoder of two towers."""
+        return self(tokens_BT, **keywords)
 
     def hidden(
         self, tokens_BT: Array, *, segments: Array | None = None, positions: Array | None = None, types: Array | None = None

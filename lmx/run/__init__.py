@@ -10,6 +10,7 @@ from lmx.run.evaluate import evaluate
 from lmx.run.explain import difference, explain
 from lmx.run.finish import finish, table
 from lmx.run.predict import predict
+from lmx.run.search import search
 from lmx.run.train import Preempted, train
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     'prepare',
     'report',
     'runs',
+    'search',
     'shrink',
     'table',
     'train',

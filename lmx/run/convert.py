@@ -148,6 +148,8 @@ def _task(name: str | None, ours: Any, tokenizer: Any, theirs: Mapping[str, Any]
         'tokenizer': spec.ref('tokenizer'),
         'max_length': min(limit, 1024),
         'labels': _labels(theirs),
+        'text': 'text' if name == 'semantic_search' else None,
+        'other': 'other' if name == 'semantic_search' else None,
         'max_source_length': 512,
         'max_target_length': 128,
         'start_id': theirs.get('decoder_start_token_id'),
@@ -234,6 +236,8 @@ def _check_same(family: families.Family, ours: Mapping[str, Any], theirs: Mappin
 def _explicit(ours: Mapping[str, Any]) -> dict[str, Any]:
     """None written out where it stands for a number."""
     out = dict(ours)
+    if families.head_kind(out) == 'embedding':  # it has no parameters, and is written beside the model
+        out['head'] = None
     layers, heads = out['num_layers'], out['num_heads']
     numbers = {'num_kv_heads': heads, 'head_dim': out['dim'] // heads, 'num_decoder_layers': layers, 'mlp_dim': 4 * out['dim']}
     numbers['query_scale'] = (out.get('head_dim') or numbers['head_dim']) ** -0.5

@@ -15,7 +15,7 @@ from lmx.train import init, shard, weights
 from lmx.train.checkpoint import Checkpoints
 from lmx.train.workdir import read_config
 
-OURS = ('lmx',)
+OURS = ('lmx', 'jax.numpy', 'jax.nn')
 """What a config found in a workdir may call; `allow` adds the user's own modules."""
 
 

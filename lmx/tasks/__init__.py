@@ -3,6 +3,7 @@
 from lmx.tasks.language_modelling import language_modelling
 from lmx.tasks.masked_language_modelling import masked_language_modelling
 from lmx.tasks.question_answering import question_answering
+from lmx.tasks.semantic_search import semantic_search
 from lmx.tasks.text_classification import text_classification
 from lmx.tasks.text_to_text import text_to_text
 from lmx.tasks.token_classification import token_classification
@@ -12,6 +13,7 @@ __all__ = [
     'language_modelling',
     'masked_language_modelling',
     'question_answering',
+    'semantic_search',
     'text_classification',
     'text_to_text',
     'token_classification',

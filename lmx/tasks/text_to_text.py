@@ -74,7 +74,7 @@ def text_to_text(
         kept = np.arange(len(records))
         if too_long == 'drop':
             lengths = np.stack([np.diff(sources.offsets), np.diff(targets.offsets)]) + specials
-            kept = np.flatnonzero((lengths.T <= [max_source_length, max_target_length]).all(axis=1))
+            kept = np.flatnonzero(([max_source_length, max_target_length] >= lengths.T).all(axis=1))
         if not len(kept):
             raise BadInput(
                 f'none of {len(records)} pairs fits max_source_length {max_source_length} and max_target_length {max_target_length}'

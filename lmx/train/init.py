@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from lmx import spec, trees
+from lmx.text.vectors import initializer
 from lmx.train import weights
 from lmx.train.checkpoint import Checkpoints, Damaged, average
 from lmx.train.workdir import read_config
@@ -57,6 +58,35 @@ def run(
         for pattern, replacement in rename:
             source = {re.sub(pattern, replacement, name): leaf for name, leaf in source.items()}
         return graft(fresh, source)
+
+    return load
+
+
+def vectors(*, path: str, tokenizer: Any, table: str = r'(^|/)embed/embedding$') -> Callable[[Any], Loaded]:
+    """Word vectors of a file (word2vec's or GloVe's format) in an embedding table of any model; words that the file has not stay fresh.
+
+    Args:
+      path, tokenizer: see `lmx.text.vectors.initializer`.
+      table: regular expression over parameter paths; one table has to match.
+
+    Raises:
+      BadInput: as `initializer`; no table matches, or several.
+    """
+    start = initializer(path=path, tokenizer=tokenizer)
+
+    def load(fresh: Any) -> Loaded:
+        names = trees.names(fresh)
+        found = [name for name in names if re.search(table, name)]
+        if len(found) != 1:
+            raise BadInput(f'table {table!r} matches {", ".join(found) or "no parameter"}; there are {", ".join(names[:4])}, ...')
+
+        def pick(name: str, leaf: Any) -> Any:
+            if name != found[0]:
+                return leaf
+            known = jnp.flatnonzero(jnp.asarray(start.known_V))
+            return jax.device_put(leaf.at[known].set(start(jax.random.key(0), leaf.shape, leaf.dtype)[known]), leaf.sharding)
+
+        return Loaded(trees.map_named(pick, fresh), loaded=found, fresh=[name for name in names if name not in found], unused=[])
 
     return load
 

@@ -81,7 +81,7 @@ def test_true_spans_map_back_to_the_exact_characters():
 def test_windows_cover_the_context_with_the_overlap_they_say():
     made = task()
     for record in records():
-        ids, offsets = tokenizer().encode_with_offsets(record['context'])
+        _, offsets = tokenizer().encode_with_offsets(record['context'])
         parts = [features['offsets'][features['inside'] > 0] for features in made.encode(record)]
         joined = parts[0]
         for part in parts[1:]:

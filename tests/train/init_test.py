@@ -80,3 +80,25 @@ def spec_of(**kwargs):
     from lmx.spec import spec
 
     return spec(init.run, **kwargs)
+
+
+def test_word_vectors_go_into_any_table(tmp_path):
+    from lmx import models, text
+    from lmx.data import sources
+    from lmx.text import vectors
+
+    tokenizer = text.words(source=sources.in_memory(records=[{'text': 'the cat saw the dog'}]))
+    vectors.save(tmp_path / 'v.txt', ['cat', 'bird'], np.arange(8.0).reshape(2, 4), style='glove')
+    start = init.vectors(path=str(tmp_path / 'v.txt'), tokenizer=tokenizer)
+    for model in (models.gpt, models.llama):
+        more = {'mlp_dim': 8} if model is models.llama else {'max_length': 8}
+        net = model(vocab_size=tokenizer.vocab_size, dim=4, num_layers=1, num_heads=1, **more)
+        fresh = net.init(jax.random.key(0), np.zeros((1, 2), np.int32))['params']
+        loaded = start(fresh)
+        (cat,) = tokenizer.encode('cat')
+        expected = np.asarray(fresh['embed']['embedding']).copy()
+        expected[cat] = [0, 1, 2, 3]
+        np.testing.assert_array_equal(loaded.params['embed']['embedding'], expected)
+        assert loaded.loaded == ['embed/embedding']
+    with pytest.raises(BadInput, match='matches no parameter'):
+        init.vectors(path=str(tmp_path / 'v.txt'), tokenizer=tokenizer, table='nothing')(fresh)

