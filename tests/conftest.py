@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,3 +29,13 @@ def raw_data(root: pathlib.Path) -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f'no raw data in {folder}; set LMX_DATA')
     return folder
+
+
+@pytest.fixture
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For many tiny programs, which take longer to compile than to run. Not where bfloat16 rounds: fused operations round less often."""
+    import jax
+
+    jax.config.update('jax_disable_most_optimizations', 'bfloat16' not in request.node.name)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)

@@ -12,7 +12,7 @@ pytest.importorskip('transformers')
 import torch
 import transformers
 
-pytestmark = [pytest.mark.parity, pytest.mark.xdist_group('transformers')]
+pytestmark = pytest.mark.parity
 
 
 def gpt2(dim: int, layers: int, heads: int) -> tuple:
