@@ -8,7 +8,7 @@ import pytest
 from lmx.nn.attention import Attention, attend, attention_weights
 from lmx.nn.masks import Before, Causal, Segments, Window
 from lmx.nn.norms import layer_norm, rms_norm
-from lmx.nn.positions import Rotary
+from lmx.nn.positions import Alibi, Rotary
 from lmx.types import BadInput
 
 B, T, S, H, C = 2, 7, 9, 4, 8
@@ -128,3 +128,17 @@ def test_heads_that_do_not_divide_are_refused():
         Attention(num_heads=3).init(jax.random.key(0), random(B, T, 16), context)
     with pytest.raises(BadInput, match='num_heads 4 is not divisible by num_kv_heads 3'):
         Attention(num_heads=4, num_kv_heads=3).init(jax.random.key(0), random(B, T, 16), context)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('heads', [1, 4, 6, 8])
+def test_alibi_equals_blooms(heads):
+    """Up to what is the same for all keys of a query, which softmax ignores."""
+    torch, bloom = pytest.importorskip('torch'), pytest.importorskip('transformers.models.bloom.modeling_bloom')
+    theirs = bloom.build_alibi_tensor(torch.ones(1, T), heads, torch.float32).reshape(heads, 1, T).numpy()
+    index = jnp.arange(T)[None]
+    ours = np.asarray(Alibi(heads).bias(index, index))[0]
+    for query in range(T):
+        seen = slice(0, query + 1)
+        shift = ours[:, query, seen] - theirs[:, 0, seen]
+        np.testing.assert_allclose(shift - shift[:, :1], 0, atol=1e-6)
