@@ -150,8 +150,8 @@ def _task(name: str | None, ours: Any, tokenizer: Any, theirs: Mapping[str, Any]
         'labels': _labels(theirs),
         'text': 'text' if name == 'semantic_search' else None,
         'other': 'other' if name == 'semantic_search' else None,
-        'max_source_length': 512,
-        'max_target_length': 128,
+        'max_source_length': min(limit, 512),
+        'max_target_length': min(limit, 128),
         'start_id': theirs.get('decoder_start_token_id'),
     }
     return spec.spec(function, **{key: value for key, value in offered.items() if key in takes and value is not None})
