@@ -231,7 +231,8 @@ def test_stacked_layers_equal_rolled_ones_and_remat(name, monkeypatch):
 
 @every_family
 def test_bfloat16_computes_with_float32_parameters_softmax_and_norms(name):
-    model, params, args = model_of(name, dtype='bfloat16'), params_of(name), inputs(name)
+    model, args = model_of(name, dtype='bfloat16'), inputs(name)
+    params = {'params': jax.jit(model.init)(jax.random.key(0), *args)['params']}  # as its paper draws them: T5's queries are small
     half, sown = forward(model, params, *args, mutable=('intermediates',))
     half = half[0] if name in DECODERS else half
     if name in SEQ2SEQ or name in DECODERS or model.head is not None:
@@ -242,6 +243,8 @@ def test_bfloat16_computes_with_float32_parameters_softmax_and_norms(name):
         if 'weights' in jax.tree_util.keystr(path):
             np.testing.assert_allclose(np.asarray(leaf).sum(-1), 1, rtol=1e-5)
     assert {kind for path, kind in kinds.items() if 'hidden' in path} == {jnp.dtype('bfloat16')}
-    exact = output(name, *args)
-    # bfloat16 keeps 8 bits: 0.4 % per operation, a few percent of the largest output after a few layers.
-    assert np.abs(half.astype(jnp.float32) - exact).max() < 0.08 * np.abs(exact).max()
+    exact = forward(model_of(name), params, *args)
+    exact = exact[0] if name in DECODERS else exact
+    # bfloat16 keeps 8 bits: 0.4 % per operation, 1 to 3 % of the outputs' size after a few layers (root mean squares).
+    error, size = (float(jnp.sqrt(jnp.mean(jnp.square(x)))) for x in (half.astype(jnp.float32) - exact, exact))
+    assert error < 0.05 * size

@@ -124,13 +124,13 @@ def counting(count: int):
 
 def test_a_run_learns_to_count(tmp_path):
     c = base()
-    c.steps, c.batch_size = 60, 64
+    c.steps, c.batch_size = 150, 64
     c.data = {split: spec(sources.in_memory, records=counting(64)) for split in ('train', 'validation')}
     c.tokenizer = spec(text.wordpiece, source=ref('data.train'), vocab_size=60)
     c.task = spec(tasks.text_classification, tokenizer=ref('tokenizer'), max_length=8, labels=LABELS)
-    sizes = {'dim': 32, 'num_layers': 1, 'num_heads': 2, 'max_length': 8, 'dropout_rate': 0.0}
+    sizes = {'dim': 32, 'num_layers': 2, 'num_heads': 2, 'max_length': 8, 'dropout_rate': 0.0}
     c.model = spec(models.bert, vocab_size=ref('tokenizer.vocab_size'), head=spec(heads.classifier, num_classes=3), **sizes)
-    c.optim = spec(optim.optimizer, rule=spec(optim.adam), schedule=spec(schedules.linear, peak=1e-2, steps=60), clip_norm=1.0)
+    c.optim = spec(optim.optimizer, rule=spec(optim.adam), schedule=spec(schedules.linear, peak=3e-3, steps=150, warmup_steps=20))
     assert run.train(c, tmp_path / 'run')['validation']['accuracy'] > 0.95
     made = run.predict(tmp_path / 'run', ['one one', 'two one two', 'two one three two'], config=c, allow=('jax',))
     assert [each['label'] for each in made] == list(LABELS)
