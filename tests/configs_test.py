@@ -1,12 +1,11 @@
-"""Every shipped config: complete, JSON, and `:debug` of those that need no download trains."""
+"""Every shipped config: complete, JSON, and `:debug` trains and reports, with each of the models it offers."""
 
+import importlib.util
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
-from lmx import spec
+from lmx import run, spec
 from lmx.run.config import load
 
 CONFIGS = sorted(path.name for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
@@ -20,11 +19,31 @@ def test_config_is_json_and_finished(root, name):
     assert load(f'{root}/configs/{name}:debug').steps == 2
 
 
-@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.real_data) if name in NEEDS_DATA else name for name in CONFIGS])
-def test_debug_trains(root, tmp_path, request, name):
+def models(name: str) -> list[str]:
+    """The choices of a config's argument `model`, which it keeps in MODELS; '' where it has none."""
+    found = importlib.util.spec_from_file_location('config', pathlib.Path(__file__).parent.parent / 'configs' / name)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return list(getattr(module, 'MODELS', ('',)))
+
+
+@pytest.mark.usefixtures('quick_compilation')
+@pytest.mark.parametrize(
+    ('name', 'model'),
+    [
+        pytest.param(name, model, marks=pytest.mark.real_data if name in NEEDS_DATA else (), id=f'{name}:{model}')
+        for name in CONFIGS
+        for model in models(name)
+    ],
+)
+def test_debug_trains(root, tmp_path, request, monkeypatch, name, model):
     if name in NEEDS_DATA:
         request.getfixturevalue('raw_data')
-    args = [sys.executable, '-m', 'lmx.cli', 'train', f'--config=configs/{name}:debug', f'--workdir={tmp_path / "run"}']
-    done = subprocess.run(args, cwd=root, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(root)
+    config = load(f'configs/{name}:debug' + (f',model={model}' if model else ''))
+    config.batch_size = 8  # the devices of this process
+    evaluations = run.train(config, tmp_path / 'run')
+    assert 'loss' in run.finish(config, tmp_path / 'run', evaluations)
     assert (tmp_path / 'run' / 'report.html').exists()

@@ -27,6 +27,7 @@ def base() -> ConfigDict:
     c.every = {'log': 10, 'evaluate': 0, 'checkpoint': 0}  # in steps; 0 = at the end only
     c.keep = {'last': 2, 'best': None, 'mode': 'min'}  # best: an evaluation value, as in 'validation/loss'
     c.evaluate = ('validation',)  # names under data, evaluated during training
+    c.eval_batches = None  # of each, at most, during training; None = all. `lmx evaluate` always takes all
     c.early_stopping = {'patience': 0, 'metric': 'validation/loss', 'mode': 'min'}  # evaluations without improvement; 0 = never
     c.nonfinite = 'stop'  # or 'skip': what to do when a loss or gradient is not finite
     c.init = None  # spec(lmx.train.init.run, workdir=...): parameters to start from
@@ -53,6 +54,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
     """The config as two steps of a tiny model on one CPU: every `:debug`. Hyperparameters keep their names everywhere, so this knows them."""
     c.steps, c.batch_size, c.accumulate, c.cpu_devices = 2, 2, 1, 1
     c.every = {'log': 1, 'evaluate': 2, 'checkpoint': 2}
+    c.eval_batches = 8
 
     def walk(node: Any, inside: bool) -> None:
         for key, value in list(node.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -148,7 +149,8 @@ class _Run:
         params = self.parts.merged(eval_params(state.opt_state, state.params))
         self.evaluated_at = step
         for split in self.config.evaluate:
-            batches = (shard.put_batch(batch, self.parts.mesh) for batch in self.parts.eval_batches(split))
+            some = itertools.islice(self.parts.eval_batches(split), self.config.eval_batches)
+            batches = (shard.put_batch(batch, self.parts.mesh) for batch in some)
             values = evaluate(self.eval_step, params, batches, self.parts.eval_carry(split))
             self.evaluations[split] = values
             if self.main:

@@ -1,5 +1,6 @@
 """One file per task; a task is a record of functions (`lmx.types.Task`)."""
 
+from lmx.tasks.instruction_tuning import instruction_tuning
 from lmx.tasks.language_modelling import language_modelling
 from lmx.tasks.masked_language_modelling import masked_language_modelling
 from lmx.tasks.question_answering import question_answering
@@ -10,6 +11,7 @@ from lmx.tasks.token_classification import token_classification
 from lmx.tasks.word_vectors import word_vectors
 
 __all__ = [
+    'instruction_tuning',
     'language_modelling',
     'masked_language_modelling',
     'question_answering',

@@ -28,6 +28,7 @@ RESUMABLE = (
     'every',
     'keep',
     'evaluate',
+    'eval_batches',
     'early_stopping',
     'nonfinite',
     'samples',
