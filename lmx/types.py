@@ -57,7 +57,7 @@ class Task:
       predict: (apply, batch, key, emit) -> arrays with leading axis B. `emit(tokens_B) -> done_B` is None or a host function
         that sees every generated token as it is made and may end a row.
       decode: (record, [(features, arrays) per window]) -> prediction, a JSON-able dict.
-      score: (predictions, references) -> {'bleu': 27.3}.
+      score: (predictions, records) -> `lmx.metrics.Scores`, or {'bleu': 27.3} where nothing is known about its uncertainty.
       additive: False where examples of a batch couple (contrastive losses): accumulation refuses it.
       describe: features -> the text that they stand for, for `lmx data`.
       question: a record of the data -> the record that `encode` takes of it, for scoring whole splits; None = the record itself.
@@ -71,7 +71,7 @@ class Task:
     encode: Callable[[Record], Sequence[Features]] | None = None
     predict: Callable[..., Mapping[str, Array]] | None = None
     decode: Callable[[Record, Sequence[tuple[Features, Mapping[str, Array]]]], dict[str, Any]] | None = None
-    score: Callable[[Sequence[Any], Sequence[Any]], dict[str, float]] | None = None
+    score: Callable[[Sequence[Any], Sequence[Any]], Any] | None = None
     additive: bool = True
     describe: Callable[[Features], str] | None = None
     question: Callable[[Record], Record] | None = None

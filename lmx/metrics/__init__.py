@@ -1,5 +1,24 @@
-"""Thin wrappers over the reference scorers, one file each: (predictions, references) -> {name: value}."""
+"""Thin wrappers over the reference scorers, one file per application: (predictions, references) -> `scores.Scores`."""
 
-from lmx.metrics import compression, correlation
+from lmx.metrics.answers import exact, final_number, squad
+from lmx.metrics.classification import classification, correlation
+from lmx.metrics.entities import entities
+from lmx.metrics.retrieval import retrieval
+from lmx.metrics.scores import Scores
+from lmx.metrics.summarization import rouge
+from lmx.metrics.translation import bleu, bleu_and_chrf, chrf
 
-__all__ = ['compression', 'correlation']
+__all__ = [
+    'Scores',
+    'bleu',
+    'bleu_and_chrf',
+    'chrf',
+    'classification',
+    'correlation',
+    'entities',
+    'exact',
+    'final_number',
+    'retrieval',
+    'rouge',
+    'squad',
+]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmx import spec
+from lmx.metrics.scores import paired
 from lmx.report import plots
 from lmx.report.read import RunFiles, column, several
 
@@ -49,7 +50,7 @@ def page(runs: Sequence[RunFiles]) -> str:
     figures = ''.join(f'<figure><figcaption>{title}</figcaption>{svg}</figure>' for title, svg in plots.figures(runs))
     parts.append(f'<div class="plots">{figures}</div>' if figures else '<p class="dim">No step yet.</p>')
     if len(runs) > 1:
-        parts += ['<h2>What differs</h2>', _differences(runs)]
+        parts += [*_paired(runs), '<h2>What differs</h2>', _differences(runs)]
     for run in runs:
         name = f' of {html.escape(run.name)}' if len(runs) > 1 else ''
         if run.samples:
@@ -84,17 +85,42 @@ def _results(runs: Sequence[RunFiles]) -> str:
     rows = []
     for run in runs:
         for split, lines in sorted(run.evaluations.items()):
-            for key in SHOWN:
+            for key in (*SHOWN, *_scores(lines)):
                 steps, values = column(lines, key)
                 if values:
                     best = min(values) if key in LOWER_IS_BETTER else max(values)
+                    ends = [column(lines, f'{key}/{end}')[1][-1:] for end in ('low', 'high')]
+                    span = f' ({ends[0][0]:.4f} to {ends[1][0]:.4f})' if all(ends) else ''
                     at = int(steps[values.index(best)])
                     others = ', '.join(f'{name} {value:.4f}' for name, value in run.baselines(split).items() if key == 'bits_per_byte')
-                    rows.append((run.name, split, key, f'{values[-1]:.4f}', f'{best:.4f} at step {at:,}', others))
+                    rows.append((run.name, split, key, f'{values[-1]:.4f}{span}', f'{best:.4f} at step {at:,}', others))
     if not rows:
         return '<p class="dim">No evaluation yet.</p>'
     head = ('run', 'split', 'value', 'last', 'best', 'beside')
     return _table(head if any(row[-1] for row in rows) else head[:-1], [row if any(r[-1] for r in rows) else row[:-1] for row in rows])
+
+
+def _scores(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The values with an interval that are not shown anyway."""
+    names = dict.fromkeys(key.removesuffix('/low') for line in lines for key in line if key.endswith('/low'))
+    return [name for name in names if name not in SHOWN]
+
+
+def _paired(runs: Sequence[RunFiles]) -> Iterator[str]:
+    """The first run's scores less each other's, where both were evaluated on the same records."""
+    first, rows = runs[0], []
+    for other in runs[1:]:
+        for split, (step, records, values) in sorted(first.resampled.items()):
+            at, theirs, others = other.resampled.get(split, (0, '', {}))
+            for name in values if theirs == records else ():
+                if name in others and len(others[name]) == len(values[name]):
+                    found = paired(values[name], others[name])
+                    span = f'{found["low"]:+.4f} to {found["high"]:+.4f}'
+                    p = f'{found["p"]:.3f}' if found['p'] >= 1 / len(values[name]) else f'below {1 / len(values[name]):.3f}'
+                    rows.append((f'{first.name} at {step:,} - {other.name} at {at:,}', split, name, f'{found["difference"]:+.4f}', span, p))
+    if rows:
+        yield '<h2>Whether they differ</h2><p class="dim">Paired bootstrap over the same records (95 % interval; two-sided p).</p>'
+        yield _table(('runs', 'split', 'score', 'difference', 'interval', 'p'), rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -48,6 +48,20 @@ def maps(path: pathlib.Path) -> dict[str, tuple[Any, list[str], list[str]]]:
         return {name: (arrays[name.replace('/', '|')], *sides) for name, sides in labels.items()}
 
 
+def resampled(folder: pathlib.Path) -> dict[str, tuple[int, str, dict[str, Any]]]:
+    """{split: (step, hash of the records, {score: resampled values})} of the last step that `lmx evaluate` scored."""
+    import numpy as np
+
+    found: dict[str, tuple[int, str, dict[str, Any]]] = {}
+    for path in folder.glob('*-*.npz'):
+        split, _, step = path.stem.rpartition('-')
+        if step.isdigit() and int(step) >= found.get(split, (0,))[0]:
+            with np.load(path) as arrays:
+                values = {name: arrays[name] for name in arrays.files if name != 'records'}
+                found[split] = (int(step), str(arrays['records']), values)
+    return found
+
+
 def number(value: Any) -> Any:
     """The value if it is a finite number, else None."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
@@ -77,6 +91,7 @@ class RunFiles:
         self.metrics = lines(self.path / 'metrics.jsonl')
         self.samples = lines(self.path / 'samples.jsonl')
         self.attention = maps(self.path / 'attention.npz')
+        self.resampled = resampled(self.path / 'scores')
         self.evaluations: dict[str, list[dict[str, Any]]] = {}
         for line in lines(self.path / 'eval.jsonl'):
             self.evaluations.setdefault(str(line.get('split') or 'evaluation'), []).append(line)

@@ -54,13 +54,19 @@ def _record_baselines(workdir: pathlib.Path, step: int, splits: Any, baselines: 
 SHOWN = ('loss', 'perplexity', 'word_perplexity', 'bits_per_byte', 'accuracy')
 
 
+def _shown(values: Mapping[str, float], name: str) -> str:
+    low, high = (values.get(f'{name}/{end}') for end in ('low', 'high'))
+    return f'{name} {values[name]:.4f}' + ('' if low is None or high is None else f' ({low:.4f} to {high:.4f})')
+
+
 def table(evaluations: Mapping[str, Mapping[str, float]], baselines: Mapping[str, float] | None = None) -> str:
     """The evaluation as a person reads it: a line per split, then the baselines."""
     rows = []
     for split, values in evaluations.items():
         first = [name for name in SHOWN if name in values]
-        rest = [name for name in values if name not in first and not name.startswith('loss/')]
-        rows.append(f'{split}: ' + ', '.join(f'{name} {values[name]:.4f}' for name in (*first, *rest)))
+        ends = {f'{name}/{end}' for name in values for end in ('low', 'high')}
+        rest = [name for name in values if name not in first and name not in ends and not name.startswith('loss/')]
+        rows.append(f'{split}: ' + ', '.join(_shown(values, name) for name in (*first, *rest)))
     if baselines:
         rows.append('beside: ' + ', '.join(f'{name} {value:.4f}' for name, value in baselines.items()))
     return '\n'.join(rows)

@@ -26,7 +26,7 @@ def question_answering(
     context: str = 'context',
     answers: str = 'answers',
     num_types: int = 2,
-    metric: Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]] | None = None,
+    metric: Callable[[Sequence[str], Sequence[Sequence[str]]], Any] | None = None,
 ) -> Task:
     """Cross-entropy of the answer's first and last token under any model whose `__call__` gives scores [B, T, 2].
 
@@ -43,7 +43,7 @@ def question_answering(
         here' in the window that is surest of it. None = there always is one.
       question, context, answers: fields.
       num_types: how many types of tokens the model tells apart; below 2 it is not told what is question and what context.
-      metric: (predicted answers, all true answers of each question) -> scores.
+      metric: (predicted answers, all true answers of each question) -> `lmx.metrics.Scores`.
 
     Raises:
       BadInput: a window without room for more context than the overlap.
@@ -135,7 +135,7 @@ def question_answering(
             tokenizer.decode(example['tokens'][example['start'] : example['end'] + 1]) or '(not here)'
         )
 
-    def score(predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
+    def score(predictions: Sequence[Any], records: Sequence[Record]) -> Any:
         assert metric is not None
         return metric([p['answer'] for p in predictions], [[_str(text) for text in r[answers]['text']] for r in records])
 

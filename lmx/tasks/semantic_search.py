@@ -67,9 +67,9 @@ def semantic_search(
         vectors = [_unit(np.mean(np.asarray(side, np.float32), axis=0)) for side in sides if side]
         return {'similarity': float(vectors[0] @ vectors[1])} if len(vectors) == 2 else {'embedding': vectors[0].tolist()}
 
-    def score(predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
+    def score(predictions: Sequence[Any], records: Sequence[Record]) -> Any:
         assert similarity is not None
-        return metrics.correlation.correlation([made['similarity'] for made in predictions], [float(r[similarity]) for r in records])
+        return metrics.correlation([made['similarity'] for made in predictions], [float(r[similarity]) for r in records])
 
     settings = (tokenizer.fingerprint, max_length, text, other, similarity, best)
     return Task(

@@ -28,7 +28,7 @@ def text_classification(
     label: str = 'label',
     num_types: int = 2,
     label_smoothing: float = 0.0,
-    metric: Callable[[Sequence[Any], Sequence[Any]], dict[str, float]] | None = None,
+    metric: Callable[[Sequence[Any], Sequence[Any]], Any] | None = None,
 ) -> Task:
     """Cross-entropy of a text's label under any model whose `__call__` gives scores [B, N]; records are {text: text, label: name or number}.
 
@@ -42,7 +42,7 @@ def text_classification(
       text, other, label: fields; `other` is the second text of a pair, None = there is none.
       num_types: how many types of tokens the model tells apart; below 2 it is not told which text of a pair a token belongs to.
       label_smoothing: see `lmx.objectives.token_losses`.
-      metric: (predictions, references) -> scores; labels, or numbers.
+      metric: (predictions, references) -> `lmx.metrics.Scores`; labels, or numbers.
 
     Raises:
       BadInput: fewer than 2 labels.
@@ -83,7 +83,7 @@ def text_classification(
         best = max(probabilities, key=probabilities.__getitem__)
         return {'label': best, 'probability': probabilities[best], 'probabilities': probabilities, **cut}
 
-    def score(predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
+    def score(predictions: Sequence[Any], records: Sequence[Record]) -> Any:
         assert metric is not None
         if labels is None:
             return metric([each['value'] for each in predictions], [float(record[label]) for record in records])

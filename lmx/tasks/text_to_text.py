@@ -34,7 +34,7 @@ def text_to_text(
     max_tokens: int | None = None,
     beam_size: int = 1,
     length_penalty: float = 1.0,
-    metric: Callable[[Sequence[str], Sequence[str]], dict[str, float]] | None = None,
+    metric: Callable[[Sequence[str], Sequence[str]], Any] | None = None,
 ) -> Task:
     """Maximum likelihood of the target given the source, under any `EncoderDecoder`; records are {source: text, target: text}.
 
@@ -52,7 +52,7 @@ def text_to_text(
       max_tokens: of a prediction; None = max_target_length.
       beam_size: hypotheses that beam search follows; 1 = the likeliest token at each place.
       length_penalty: beam search ranks by log-probability / length^length_penalty.
-      metric: (predictions, references) -> scores of whole texts.
+      metric: (predictions, references) -> `lmx.metrics.Scores` of whole texts.
 
     Raises:
       BadInput: a tokenizer without an end token, an unknown `too_long`, lengths without room for text.

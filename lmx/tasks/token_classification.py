@@ -12,6 +12,7 @@ import numpy as np
 
 from lmx import objectives
 from lmx.data import examples
+from lmx.metrics.entities import spans
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 OUTSIDE = 'O'
@@ -25,7 +26,7 @@ def token_classification(
     words: str = 'words',
     tags: str = 'tags',
     label_smoothing: float = 0.0,
-    metric: Callable[[Sequence[Any], Sequence[Any]], dict[str, float]] | None = None,
+    metric: Callable[[Sequence[Any], Sequence[Any]], Any] | None = None,
 ) -> Task:
     """Cross-entropy of words' tags under any model whose `__call__` gives scores [B, T, N]; records are {words: [...], tags: [...]}.
 
@@ -38,7 +39,7 @@ def token_classification(
       labels: tags, in the order of the model's scores; 'B-X' and 'I-X' make entities of type X.
       words, tags: fields. Tags are names or numbers. In a prediction, `words` may be a text, which is split at blanks.
       label_smoothing: see `lmx.objectives.token_losses`.
-      metric: (predicted tags, true tags), both a list per text -> scores.
+      metric: (predicted tags, true tags), both a list per text -> `lmx.metrics.Scores`.
 
     Raises:
       BadInput: no room for words.
@@ -85,7 +86,7 @@ def token_classification(
         counted = [labels[int(tag)] for tag, weight in zip(example['targets'], example['weights']) if weight]
         return f'{tokenizer.decode(example["tokens"][example["segments"] > 0])}: {" ".join(counted)}'
 
-    def score(predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
+    def score(predictions: Sequence[Any], records: Sequence[Record]) -> Any:
         assert metric is not None
         return metric([p['tags'] for p in predictions], [[labels[examples.index_of(tag, labels)] for tag in r[tags]] for r in records])
 
@@ -117,13 +118,6 @@ def first_tokens(tokenizer: Any, words: Sequence[str]) -> tuple[np.ndarray, np.n
 
 
 def entities(words: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]:
-    """Runs of B-X I-X I-X; an I-X that follows no X begins one. start and end count words, the end is behind the last."""
-    out: list[dict[str, Any]] = []
-    for index, tag in enumerate(tags):
-        mark, _, kind = tag.partition('-')
-        goes_on = mark == 'I' and index > 0 and tags[index - 1] in (f'B-{kind}', f'I-{kind}')
-        if goes_on:
-            out[-1]['end'] = index + 1
-        elif mark in ('B', 'I') and kind:
-            out.append({'type': kind, 'start': index, 'end': index + 1})
-    return [{**each, 'text': ' '.join(words[each['start'] : each['end']])} for each in out]
+    """The entities that the tags say, in order; start and end count words, the end is behind the last."""
+    found = sorted(spans(tags), key=lambda span: span[1])
+    return [{'type': kind, 'start': start, 'end': end, 'text': ' '.join(words[start:end])} for kind, start, end in found]

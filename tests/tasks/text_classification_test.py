@@ -1,12 +1,14 @@
 """Text classification: what the model is given, losses against PyTorch's, padding that changes nothing, and a run that learns."""
 
 import functools
+import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from lmx import models, objectives, optim, rng, run, tasks, text
+from lmx import metrics, models, objectives, optim, rng, run, tasks, text
 from lmx.data import sources, transforms
 from lmx.nn import heads
 from lmx.optim import schedules
@@ -124,16 +126,38 @@ def counting(count: int):
 
 def test_a_run_learns_to_count(tmp_path):
     c = base()
-    c.steps, c.batch_size = 150, 64
+    c.steps, c.batch_size = 200, 64
     c.data = {split: spec(sources.in_memory, records=counting(64)) for split in ('train', 'validation')}
     c.tokenizer = spec(text.wordpiece, source=ref('data.train'), vocab_size=60)
-    c.task = spec(tasks.text_classification, tokenizer=ref('tokenizer'), max_length=8, labels=LABELS)
-    sizes = {'dim': 32, 'num_layers': 2, 'num_heads': 2, 'max_length': 8, 'dropout_rate': 0.0}
-    c.model = spec(models.bert, vocab_size=ref('tokenizer.vocab_size'), head=spec(heads.classifier, num_classes=3), **sizes)
-    c.optim = spec(optim.optimizer, rule=spec(optim.adam), schedule=spec(schedules.linear, peak=3e-3, steps=150, warmup_steps=20))
+    c.task = spec(tasks.text_classification, tokenizer=ref('tokenizer'), max_length=8, labels=LABELS, metric=metrics.classification)
+    sizes = {'dim': 32, 'num_layers': 1, 'num_heads': 2, 'max_length': 8, 'dropout_rate': 0.0}
+    c.model = spec(
+        models.bert, vocab_size=ref('tokenizer.vocab_size'), head=spec(heads.classifier, num_classes=3, pool=heads.mean), **sizes
+    )
+    c.every.checkpoint = 20
+    c.keep.last = 10
+    c.optim = spec(optim.optimizer, rule=spec(optim.adam), schedule=spec(schedules.linear, peak=5e-3, steps=200, warmup_steps=20))
     assert run.train(c, tmp_path / 'run')['validation']['accuracy'] > 0.95
     made = run.predict(tmp_path / 'run', ['one one', 'two one two', 'two one three two'], config=c, allow=('jax',))
     assert [each['label'] for each in made] == list(LABELS)
+    check_scores(c, tmp_path)
+
+
+def check_scores(c, tmp_path):
+    """An evaluation has intervals and keeps what was predicted; a report says whether two of them differ."""
+    shutil.copytree(tmp_path / 'run', tmp_path / 'early')
+    late, early = (
+        run.evaluate(tmp_path / name, checkpoint=step, config=c, allow=('jax',))['validation']
+        for name, step in (('run', '200'), ('early', '20'))
+    )
+    assert early['accuracy/low'] < early['accuracy'] < late['accuracy/low'] <= late['accuracy']
+    shown = [f'{late["accuracy" + end]:.4f}' for end in ('', '/low', '/high')]
+    assert 'accuracy {} ({} to {})'.format(*shown) in run.table({'validation': late})
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'scores' / 'validation-200.jsonl').read_text().splitlines()]
+    assert np.mean([line['label'] == record['label'] for line, record in zip(lines, counting(64), strict=True)]) == late['accuracy']
+    page = run.report(tmp_path / 'run', tmp_path / 'early').read_text()
+    assert 'Whether they differ' in page
+    assert 'below 0.001' in page
 
 
 def test_labels_from_another_field():
