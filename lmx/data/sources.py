@@ -135,11 +135,11 @@ def mixture(*, sources: Sequence[Any], weights: Sequence[float]) -> Any:
 # -- helpers
 
 
-def read_text(path: str) -> str:
-    """The text of a file, decompressed by its suffix.
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file, decompressed by its suffix.
 
     Raises:
-      BadInput: it is empty, damaged, or not UTF-8 (file and byte offset).
+      BadInput: it is empty or damaged.
     """
     openers: dict[str, Callable[..., Any]] = {'.gz': gzip.open, '.xz': lzma.open}
     try:
@@ -149,6 +149,16 @@ def read_text(path: str) -> str:
         raise BadInput(f'{path} is damaged or not compressed as its name says ({error}); fetch it again') from None
     if not data:
         raise BadInput(f'{path} is empty')
+    return data
+
+
+def read_text(path: str) -> str:
+    """`read_bytes` as text.
+
+    Raises:
+      BadInput: it is empty, damaged, or not UTF-8 (file and byte offset).
+    """
+    data = read_bytes(path)
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -6,34 +6,17 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import tensorflow_datasets as tfds
-
-from lmx.data.datasets.tiny_shakespeare import found
+from lmx.data import raw
+from lmx.data.raw import TEXT
 from lmx.data.sources import read_text
 
-SPLITS = {'train': 'train.txt', 'validation': 'valid.txt', 'test': 'test.txt'}
 
-
-class Wikitext2(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One record {'text'} per split."""
-
-    name = 'lmx_wikitext2'
-    VERSION = tfds.core.Version('1.0.0')
-    MANUAL_FILES = tuple(SPLITS.values())
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        'they are the word-level files of wikitext-2, as in pytorch/examples, word_language_model/data/wikitext-2'
-    )
-
-    def _info(self) -> Any:
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({'text': tfds.features.Text()}))
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        folder = pathlib.Path(dl_manager.manual_dir)
-        return {split: self._generate_examples(found(folder, file)) for split, file in SPLITS.items()}
-
-    def _generate_examples(self, path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
-        yield 0, {'text': read_text(str(path))}
+def examples(split: str, *files: pathlib.Path) -> Iterator[dict[str, str]]:
+    yield {'text': read_text(str(files[0]))}
 
 
 def builder(config: str | None, **kwargs: Any) -> Any:
-    return Wikitext2(**kwargs)
+    features = {'text': TEXT}
+    splits = {'train': ('train.txt',), 'validation': ('valid.txt',), 'test': ('test.txt',)}
+    source = 'they are the word-level files of wikitext-2, as in pytorch/examples, word_language_model/data/wikitext-2'
+    return raw.builder('wikitext2', features=features, splits=splits, source=source, examples=examples, **kwargs)

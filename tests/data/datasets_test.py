@@ -1,0 +1,131 @@
+"""Our data sets: those that are made are exact, those that are read have the published sizes."""
+
+import itertools
+import re
+
+import pytest
+
+from lmx.data import sources
+from lmx.data.datasets import chores
+
+FIELDS = {
+    'multi30k': ('en', 'de'),
+    'sst2': ('text', 'label'),
+    'trec': ('text', 'label', 'fine'),
+    'aeslc': ('text', 'summary', 'references'),
+    'xquad': ('title', 'question', 'context', 'answers'),
+    'xquad/all': ('title', 'question', 'context', 'answers'),
+    'gsm8k': ('question', 'answer', 'final'),
+    'cranfield': ('id', 'query', 'relevant', 'grades'),
+    'cranfield/corpus': ('id', 'title', 'text'),
+    'humaneval': ('task_id', 'prompt', 'entry_point', 'canonical_solution', 'test'),
+    'stsb': ('text', 'other', 'score'),
+    'facts': ('context', 'question', 'answers'),
+    'chores': ('prompt', 'completion'),
+}
+
+
+def records(name, split, folder, raw=None):
+    fields = {field: field for field in FIELDS[name]}
+    manual = None if raw is None else str(raw / name.partition('/')[0])
+    source = sources.tfds(name=f'lmx:{name}', split=split, fields=fields, data_dir=str(folder), manual_dir=manual)
+    return [source[index] for index in range(len(source))]
+
+
+def test_facts_are_where_they_are_said_to_be(tmp_path):
+    splits = {split: records('facts', split, tmp_path) for split in ('train', 'validation', 'test')}
+    assert [len(split) for split in splits.values()] == [4000, 300, 300]
+    for record in splits['validation']:
+        (answer,), (start,) = record['answers']['text'], record['answers']['answer_start']
+        answer = answer.decode() if isinstance(answer, bytes) else answer
+        assert record['context'][start:].startswith(answer)
+        who = next(word for word in re.findall(r'\w+', record['question'])[1:] if word[0].isupper())
+        sentence = record['context'][:start].rpartition('. ')[2]
+        assert sentence.startswith(who + ' ')
+        assert record['context'].count(f'{who} ') == 2  # two facts, of two kinds, so one answer
+    texts = [{record['context'] for record in split} for split in splits.values()]
+    assert len(set.union(*texts)) == 4600
+
+
+def test_chores_have_one_right_answer(tmp_path):
+    splits = {split: records('chores', split, tmp_path) for split in ('train', 'validation', 'test')}
+    assert [len(split) for split in splits.values()] == [20_000, 300, 300]
+    prompts = [{record['prompt'] for record in split} for split in splits.values()]
+    assert len(set.union(*prompts)) == 20_600
+    numbers = {chores.spelt(number): number for number in range(200)}
+    assert len(numbers) == 200
+    assert (chores.spelt(42), chores.spelt(110)) == ('forty-two', 'one hundred and ten')
+    for record in splits['test']:
+        asked, answer = record['prompt'], record['completion']
+        if asked.startswith('What is'):
+            a, b = asked.removeprefix('What is ').removesuffix('?').split(' plus ')
+            assert numbers[answer] == numbers[a] + numbers[b]
+        elif asked.startswith('Spell'):
+            assert list(answer) == list(reversed(asked.split()[3]))
+        elif asked.startswith('Which'):
+            assert asked.endswith(f', {answer}?')
+        else:
+            assert numbers[answer] == len(asked.partition(': ')[2].split())
+
+
+SIZES = {
+    'multi30k': {'train': 29_000, 'validation': 1014, 'test': 1000},
+    'sst2': {'train': 6920, 'validation': 872, 'test': 1821},
+    'trec': {'train': 5452, 'test': 500},
+    'aeslc': {'train': 14_436, 'validation': 1960, 'test': 1906},
+    'xquad/all': {'test': 1190},
+    'gsm8k': {'train': 7473, 'test': 1319},
+    'cranfield/corpus': {'train': 1400},
+    'cranfield': {'test': 225},
+    'humaneval': {'test': 164},
+    'stsb': {'train': 5749, 'validation': 1500, 'test': 1379},
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize('name', SIZES)
+def test_published_sizes(raw_data, tmp_path, name):
+    for split, size in SIZES[name].items():
+        found = records(name, split, tmp_path, raw_data)
+        assert len(found) == size
+        for field in set(FIELDS[name]) - {'text', 'title'}:  # some abstracts are empty
+            assert all(
+                record[field] is not None and (field in ('score', 'relevant', 'grades', 'fine') or len(record[field])) for record in found
+            )
+
+
+@pytest.mark.real_data
+def test_records_by_hand(raw_data, tmp_path):
+    trec = records('trec', 'test', tmp_path, raw_data)
+    assert {'text': 'How far is it from Denver to Aspen ?', 'label': 'NUM', 'fine': 'dist'} in trec
+    assert {record['label'] for record in trec} == {'ABBR', 'DESC', 'ENTY', 'HUM', 'LOC', 'NUM'}
+    assert {record['label'] for record in records('sst2', 'test', tmp_path, raw_data)} == {'negative', 'positive'}
+    ducks = next(r for r in records('gsm8k', 'test', tmp_path, raw_data) if 'ducks lay 16 eggs' in r['question'])
+    assert ducks['final'] == '18'
+    pair = {'en': 'A group of men are loading cotton onto a truck', 'de': 'Eine Gruppe von Männern lädt Baumwolle auf einen Lastwagen'}
+    assert pair in records('multi30k', 'validation', tmp_path, raw_data)
+    email = next(r for r in records('aeslc', 'train', tmp_path, raw_data) if r['summary'] == 'Service Agreement')
+    assert email['text'].startswith('Greg/Phillip,  Attached is')
+
+
+@pytest.mark.real_data
+def test_every_answer_is_in_its_context_and_no_paragraph_in_two_splits(raw_data, tmp_path):
+    splits = [records('xquad', split, tmp_path, raw_data) for split in ('train', 'validation', 'test')]
+    for record in itertools.chain(*splits):
+        for text, start in zip(record['answers']['text'], record['answers']['answer_start']):
+            text = text.decode() if isinstance(text, bytes) else text
+            assert record['context'][start : start + len(text)] == text
+    contexts = [{record['context'] for record in split} for split in splits]
+    assert [len(each) for each in contexts] == [192, 24, 24]
+    assert len(set.union(*contexts)) == 240
+    assert sum(map(len, splits)) == 1190
+
+
+@pytest.mark.real_data
+def test_every_judged_document_exists(raw_data, tmp_path):
+    queries, corpus = records('cranfield', 'test', tmp_path, raw_data), records('cranfield/corpus', 'train', tmp_path, raw_data)
+    names = {document['id'] for document in corpus}
+    judged = [name.decode() if isinstance(name, bytes) else name for query in queries for name in query['relevant']]
+    assert len(judged) == sum(len(query['grades']) for query in queries) == 1837
+    assert set(judged) <= names
+    assert next(query['id'] for query in queries if query['query'].startswith('what problems of heat conduction')) == '3'
