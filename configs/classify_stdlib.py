@@ -10,9 +10,8 @@ from lmx.data import sources, transforms
 from lmx.nn import heads
 from lmx.optim import schedules
 from lmx.run.config import base, shrink
-from lmx.spec import parse_arg, ref, spec
+from lmx.spec import parse_arg, pick, ref, spec
 from lmx.tasks.text_classification import labelled
-from lmx.types import BadInput
 
 PACKAGES = ('asyncio', 'email', 'importlib', 'logging', 'mailbox', 'multiprocessing', 'tkinter', 'unittest')
 SPLITS = {'train': 'train[:85%]', 'validation': 'train[85%:]'}
@@ -21,8 +20,6 @@ MODELS = {'bert': models.bert, 'distilbert': models.distilbert}
 
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False, model='bert')
-    if a.model not in MODELS:
-        raise BadInput(f'model {a.model!r} is unknown; there are {", ".join(MODELS)}')
     c = base()
     c.steps, c.batch_size = 300, 32
     fields = {'text': 'code', 'module': 'module'}
@@ -37,7 +34,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.tokenizer = spec(text.wordpiece, source=ref('data.train'), vocab_size=2048)
     c.task = spec(tasks.text_classification, tokenizer=ref('tokenizer'), max_length=128, labels=PACKAGES)
     c.model = spec(
-        MODELS[a.model],
+        pick(MODELS, a.model),
         vocab_size=ref('tokenizer.vocab_size'),
         dim=128,
         num_layers=2,

@@ -278,10 +278,12 @@ def _context(batch: Batch) -> dict[str, Array]:
 
 
 def contrastive(apply: Apply, batch: Batch, *, temperature: Any = 0.05) -> Sums:
-    """Each query is to find its document among those of the batch, and each document its query (InfoNCE; arXiv:1807.03748).
+    """Each query is to find its document among those of the batch, and each document its query (InfoNCE; arXiv:1807.03748; hard negatives:
+    Karpukhin et al. 2020, arXiv:2004.04906).
 
     Args:
-      batch: query_tokens, query_segments, document_tokens, document_segments [B, T] int32; weights [B] float32, 0 = padding.
+      batch: query_tokens, query_segments, document_tokens, document_segments [B, T] int32; weights [B] float32, 0 = padding; optional
+        negative_tokens and negative_segments [B, N, T], documents that do not answer the row's query, and count for all queries.
       temperature: of the softmax over cosines; may be traced.
 
     Returns:
@@ -291,9 +293,16 @@ def contrastive(apply: Apply, batch: Batch, *, temperature: Any = 0.05) -> Sums:
     weights_B = batch['weights'].astype(jnp.float32)
     scores_BB = query_BD @ document_BD.T / temperature
     blocked_BB = jnp.where((weights_B[:, None] * weights_B[None]) > 0, scores_BB, -1e9)
-    own_B = jnp.diagonal(scores_BB)
-    loss_B = sum(jax.nn.logsumexp(blocked_BB, axis=axis) - own_B for axis in (0, 1)) / 2
-    rank_B = 1 + jnp.sum(blocked_BB > own_B[:, None], axis=1)
+    own_B, all_BN = jnp.diagonal(scores_BB), blocked_BB
+    if 'negative_tokens' in batch:
+        tokens_BNT = batch['negative_tokens']
+        flat = {name: batch[f'negative_{name}'].reshape(-1, tokens_BNT.shape[-1]) for name in ('tokens', 'segments')}
+        negative_ND, more = apply(flat['tokens'], segments=flat['segments'], method='documents')
+        real_N = jnp.repeat(weights_B, tokens_BNT.shape[1])
+        scores_BN = jnp.where(weights_B[:, None] * real_N > 0, query_BD @ negative_ND.T / temperature, -1e9)
+        all_BN, sown = jnp.concatenate([blocked_BB, scores_BN], axis=1), merge(sown, more)
+    loss_B = (jax.nn.logsumexp(all_BN, axis=1) + jax.nn.logsumexp(blocked_BB, axis=0)) / 2 - own_B
+    rank_B = 1 + jnp.sum(all_BN > own_B[:, None], axis=1)
     count = jnp.sum(weights_B)
     totals = {'loss/contrastive': loss_B, 'accuracy': rank_B == 1, 'reciprocal_rank': 1 / rank_B}
     return merge({name: Mean(jnp.sum(weights_B * value), count) for name, value in totals.items()}, sown)

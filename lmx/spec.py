@@ -10,11 +10,13 @@ string '${path}', a bare function '${module:qualname}'. So a config is JSON and 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import inspect
 import json
 import re
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -51,6 +53,9 @@ def ref(path: str) -> str:
 def name_of(function: Callable[..., Any]) -> str:
     """'module:qualname' of an importable function or class."""
     module, qualname = getattr(function, '__module__', None), getattr(function, '__qualname__', None)
+    if str(module).startswith('jax._src.'):  # where JAX keeps it is JAX's own affair, and changes
+        public = [each for each in ('jax.nn', 'jax.numpy') if getattr(sys.modules.get(each), str(qualname), None) is function]
+        module = public[0] if public else module
     name = f'{module}:{qualname}'
     try:
         found = find(name)
@@ -292,6 +297,17 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
             raise BadInput(f'config argument {key!r} is unknown; there are {", ".join(defaults)}{nearest(key, list(defaults))}')
         out[key] = _as_type(key, value, defaults[key]) if equals else _bare(key, defaults[key])
     return types.SimpleNamespace(**out)
+
+
+def pick(choices: Mapping[str, Any], name: str, what: str = 'model') -> Any:
+    """A copy of one of a config file's choices by its name.
+
+    Raises:
+      BadInput: there is none of this name.
+    """
+    if name not in choices:
+        raise BadInput(f'{what} {name!r} is unknown; there are {", ".join(choices)}{nearest(name, list(choices))}')
+    return copy.deepcopy(choices[name])
 
 
 def _bare(key: str, default: Any) -> bool:

@@ -7,9 +7,10 @@ import pytest
 
 from lmx import run, spec
 from lmx.run.config import load
+from lmx.run.restore import restore
 
 CONFIGS = sorted(path.name for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
-NEEDS_DATA = {'gpt_shakespeare_char.py', 'gpt_wikitext2.py'}
+NEEDS_DATA = {'gpt_shakespeare_char.py', 'gpt_wikitext2.py', 'classify_sst2.py', 'classify_trec.py', 'search_stsb.py'}
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -47,3 +48,4 @@ def test_debug_trains(root, tmp_path, request, monkeypatch, name, model):
     evaluations = run.train(config, tmp_path / 'run')
     assert 'loss' in run.finish(config, tmp_path / 'run', evaluations)
     assert (tmp_path / 'run' / 'report.html').exists()
+    restore(tmp_path / 'run')  # from what was recorded, and with no module allowed

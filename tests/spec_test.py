@@ -94,3 +94,10 @@ def test_diff_lists_every_change_and_nothing_else():
     b['model']['size'], b['new'] = 9, 1
     assert s.diff(a, b) == [('model.size', 3, 9), ('new', '-', 1)]
     assert s.diff(a, a) == []
+
+
+def test_functions_of_jax_are_named_as_users_import_them():
+    import jax
+
+    assert s.name_of(jax.nn.relu) == 'jax.nn:relu'
+    assert s.name_of(jax.numpy.tanh) == 'jax.numpy:tanh'

@@ -132,6 +132,21 @@ def mixture(*, sources: Sequence[Any], weights: Sequence[float]) -> Any:
     return grain.MapDataset.mix([source.repeat() for source in sources], shares)[:length]
 
 
+def concatenated(*, sources: Sequence[Any]) -> Any:
+    """Several MapDatasets one after the other.
+
+    Raises:
+      BadInput: none is given.
+    """
+    import grain
+
+    if not sources:
+        raise BadInput('concatenated was given no sources')
+    joined = grain.MapDataset.concatenate(list(sources))
+    names = [getattr(source, 'lmx_fingerprint', None) for source in sources]
+    return joined if None in names else _known(joined, repr(names))
+
+
 # -- helpers
 
 

@@ -36,6 +36,11 @@ def normalize(*, form: str = 'NFC', field: str = 'text') -> Step:
     return _rewrite(field, lambda text: unicodedata.normalize(form, text))
 
 
+def lowercase(*, field: str = 'text') -> Step:
+    """Texts in lower case."""
+    return _rewrite(field, str.lower)
+
+
 def collapse_whitespace(*, field: str = 'text') -> Step:
     """Runs of blanks become one blank, runs of three or more line ends two, and both ends are stripped."""
 
@@ -43,6 +48,29 @@ def collapse_whitespace(*, field: str = 'text') -> Step:
         return re.sub(r'\n{3,}', '\n\n', re.sub(r' *\n *', '\n', re.sub(r'[^\S\n]+', ' ', text))).strip()
 
     return _rewrite(field, rewrite)
+
+
+def texts(*, fields: Sequence[str]) -> Step:
+    """A record {'text'} for each of some fields of each record: what a tokenizer of several fields learns from."""
+    return lambda dataset: _source(_Texts(dataset, tuple(fields)))
+
+
+class _Texts:
+    def __init__(self, dataset: Any, fields: tuple[str, ...]):
+        self.dataset, self.fields = dataset, fields
+
+    def __len__(self) -> int:
+        return len(self.dataset) * len(self.fields)
+
+    def __getitem__(self, index: Any) -> Any:
+        row, field = divmod(int(index), len(self.fields))
+        return {'text': text_of(self.dataset[row], self.fields[field])}
+
+
+def _source(values: Any) -> Any:
+    import grain
+
+    return grain.MapDataset.source(values)
 
 
 def length(*, min_chars: int = 1, max_chars: int | None = None, field: str = 'text') -> Step:
@@ -142,11 +170,10 @@ class _Kept:
 
 
 def _keep(dataset: Any, decide: Callable[[Iterable[str]], list[bool]], field: str) -> Any:
-    import grain
     from tqdm import tqdm
 
     places = tqdm(range(len(dataset)), desc='cleaning', unit='records', leave=False, mininterval=1, delay=2)
     kept = np.flatnonzero(decide(text_of(dataset[index], field) for index in places))
     if not len(kept):
         raise BadInput(f'cleaning left none of {len(dataset)} records; loosen the filters')
-    return grain.MapDataset.source(_Kept(dataset, kept))
+    return _source(_Kept(dataset, kept))

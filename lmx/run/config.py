@@ -38,6 +38,24 @@ def base() -> ConfigDict:
     return c
 
 
+def start_from(c: ConfigDict, workdir: str | os.PathLike[str], head: ConfigDict | None = None) -> None:
+    """Takes another run's model and tokenizer into a config, and its parameters to begin with; `lmx import` makes such runs of others' models.
+
+    Args:
+      head: what the model is to end in instead of its own head; its parameters begin fresh.
+
+    Raises:
+      BadInput: no run there.
+    """
+    from lmx.train.workdir import read_config
+
+    theirs = read_config(workdir)
+    c.tokenizer, c.model = theirs.tokenizer, theirs.model
+    c.init = spec.spec('lmx.train.init:run', workdir=str(pathlib.Path(workdir).absolute()))
+    if head is not None:
+        c.model.head = head
+
+
 LIMITS = {
     'dim': 64,
     'num_layers': 2,

@@ -4,20 +4,27 @@ from lmx.tasks.instruction_tuning import instruction_tuning
 from lmx.tasks.language_modelling import language_modelling
 from lmx.tasks.masked_language_modelling import masked_language_modelling
 from lmx.tasks.question_answering import question_answering
+from lmx.tasks.retrieval import retrieval
 from lmx.tasks.semantic_search import semantic_search
+from lmx.tasks.summarization import extractive_summarization, summarization
 from lmx.tasks.text_classification import text_classification
 from lmx.tasks.text_to_text import text_to_text
 from lmx.tasks.token_classification import token_classification
+from lmx.tasks.translation import translation
 from lmx.tasks.word_vectors import word_vectors
 
 __all__ = [
+    'extractive_summarization',
     'instruction_tuning',
     'language_modelling',
     'masked_language_modelling',
     'question_answering',
+    'retrieval',
     'semantic_search',
+    'summarization',
     'text_classification',
     'text_to_text',
     'token_classification',
+    'translation',
     'word_vectors',
 ]

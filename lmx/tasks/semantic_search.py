@@ -22,6 +22,8 @@ def semantic_search(
     other: str = 'document',
     similarity: str | None = None,
     best: float = 5.0,
+    negatives: int = 0,
+    too_long: str = 'windows',
     loss_temperature: float = 0.05,
 ) -> Task:
     """Pairs of texts, for any model that gives a vector [B, D] of length 1 for a text (`heads.embedding`, `models.dual_encoder`).
@@ -31,14 +33,18 @@ def semantic_search(
 
     Args:
       tokenizer: text -> ids, and the special tokens around them.
-      max_length: tokens with their special tokens; training cuts what is longer, prediction reads it in windows and averages their vectors.
+      max_length: tokens with their special tokens; training cuts what is longer.
       text, other: fields of a record: a query and a document that answers it, or two sentences.
       similarity: field with a number from 0 to `best`; None = the pairs belong together.
+      negatives: hard negatives per pair in training, from a record's list of texts 'negatives', taken in turn.
+      too_long: 'windows' averages the vectors of a longer text's windows, 'cut' (sentence-transformers' way) reads its beginning alone.
       loss_temperature: of the softmax over the batch.
 
     Raises:
-      BadInput: a length without room for text.
+      BadInput: a length without room for text, an unknown `too_long`.
     """
+    if too_long not in ('windows', 'cut'):
+        raise BadInput(f'too_long {too_long!r} is unknown; there are windows, cut')
     room = max_length - len(tokenizer.join([])[0])
     if room < 1:
         raise BadInput(f'max_length {max_length} leaves no room beside {max_length - room} special tokens; give more')
@@ -46,12 +52,20 @@ def semantic_search(
     def example(record: Record) -> Features:
         out: dict[str, Any] = {'weights': np.float32(1)}
         for side, field in (('query', text), ('document', other)):
-            ids = tokenizer.encode_pair(text_of(record, field), max_length=max_length)[0]
-            out |= {f'{side}_{name}': value for name, value in examples.tokens_of(ids, length=max_length).items()}
+            out |= {f'{side}_{name}': value for name, value in read(text_of(record, field)).items()}
+        if negatives:
+            wrong = [text_of({'text': each}, 'text') for each in record.get('negatives', ())]
+            if not wrong:
+                raise BadInput(f'a record with {", ".join(record)} has no negatives; give a list of texts, or task.negatives=0')
+            rows = [read(wrong[place % len(wrong)]) for place in range(negatives)]
+            out |= {f'negative_{name}': np.stack([row[name] for row in rows]) for name in rows[0]}
         return out if similarity is None else {**out, 'similarity': np.float32(float(record[similarity]) / best)}
 
+    def read(words: str) -> Features:
+        return examples.tokens_of(tokenizer.encode_pair(words, max_length=max_length)[0], length=max_length)
+
     def windows(words: str, side: int) -> list[Features]:
-        ids = tokenizer.encode(words)
+        ids = tokenizer.encode(words)[: room if too_long == 'cut' else None]
         parts = [ids[start : start + room] for start in range(0, max(len(ids), 1), room)]
         length = examples.size(min(len(ids), room) + max_length - room, max_length)
         return [{**examples.tokens_of(tokenizer.join(part)[0], length=length), 'side': np.int32(side)} for part in parts]
@@ -71,7 +85,7 @@ def semantic_search(
         assert similarity is not None
         return metrics.correlation([made['similarity'] for made in predictions], [float(r[similarity]) for r in records])
 
-    settings = (tokenizer.fingerprint, max_length, text, other, similarity, best)
+    settings = (tokenizer.fingerprint, max_length, text, other, similarity, best, negatives)
     return Task(
         inputs=('text',),
         features=lambda records: examples.mapped(records, example, *settings),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmx import objectives
-from lmx.data import examples
+from lmx.data import examples, packing
 from lmx.data.cache import token_cache
 from lmx.decode import sample
 from lmx.tasks.language_modelling import Streamer
@@ -28,6 +28,7 @@ def text_to_text(
     prefix: str = '',
     start_id: int | None = None,
     too_long: str = 'drop',
+    row_length: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     chunk: int | None = None,
@@ -47,7 +48,10 @@ def text_to_text(
       prefix: put before every source, as T5 is told what to do.
       start_id: the decoder's first input. None = the tokenizer's bos, else pad (as T5), else its end token. A target that begins with it
         is not given it twice.
-      too_long: what becomes of training pairs beyond the lengths: 'drop', or 'cut' at the end of the text. Prediction refuses them.
+      too_long: what becomes of training pairs beyond the lengths: 'drop', or 'cut' at the end of the text. Prediction
+        refuses them, or says how many tokens it cut.
+      row_length: tokens of either side of a training row that whole pairs share, each attending to itself alone, which wastes little on
+        padding; for models that take `segments`. None = a pair per row.
       label_smoothing, z_loss, chunk: see `lmx.objectives.token_losses`.
       max_tokens: of a prediction; None = max_target_length.
       beam_size: hypotheses that beam search follows; 1 = the likeliest token at each place.
@@ -55,7 +59,7 @@ def text_to_text(
       metric: (predictions, references) -> `lmx.metrics.Scores` of whole texts.
 
     Raises:
-      BadInput: a tokenizer without an end token, an unknown `too_long`, lengths without room for text.
+      BadInput: a tokenizer without an end token, an unknown `too_long`, lengths without room for text, rows that are shorter.
     """
     if too_long not in ('drop', 'cut'):
         raise BadInput(f'too_long {too_long!r} is unknown; there are drop, cut')
@@ -68,13 +72,16 @@ def text_to_text(
     if min(max_source_length, max_target_length) <= specials:
         raise BadInput(f'lengths {max_source_length} and {max_target_length} leave no room beside {specials} special tokens; give more')
 
+    if row_length is not None and row_length < max(max_source_length, max_target_length):
+        raise BadInput(f'row_length {row_length} is below the lengths {max_source_length} and {max_target_length} of one pair; give more')
+
     def features(records: Any) -> Any:
         sources = token_cache(_prefixed(records, source, prefix), tokenizer, field=source)
         targets = token_cache(records, tokenizer, field=target)
-        kept = np.arange(len(records))
+        kept, limits = np.arange(len(records)), [max_source_length, max_target_length]
+        lengths = np.stack([np.diff(sources.offsets), np.diff(targets.offsets)], axis=1) + specials
         if too_long == 'drop':
-            lengths = np.stack([np.diff(sources.offsets), np.diff(targets.offsets)]) + specials
-            kept = np.flatnonzero(([max_source_length, max_target_length] >= lengths.T).all(axis=1))
+            kept = np.flatnonzero((limits >= lengths).all(axis=1))
         if not len(kept):
             raise BadInput(
                 f'none of {len(records)} pairs fits max_source_length {max_source_length} and max_target_length {max_target_length}'
@@ -82,31 +89,34 @@ def text_to_text(
 
         def example(row: int) -> Features:
             text, answer = (cache.tokens[cache.offsets[row] : cache.offsets[row + 1]] for cache in (sources, targets))
-            return {**_source(framed(text[: max_source_length - specials]), max_source_length), **_target(answer)}
+            return {**_source(framed(text[: max_source_length - specials])), **_target(answer)}
+
+        members = kept[:, None].tolist()
+        if row_length is not None:
+            bins = packing.best_fit(np.minimum(lengths[kept], limits).max(axis=1), row_length)
+            members = [kept[bins == row].tolist() for row in range(bins.max() + 1)]
+        rows = (max_source_length, max_target_length) if row_length is None else (row_length, row_length)
 
         import grain
 
-        settings = (max_source_length, max_target_length, first_id, too_long)
-        dataset = grain.MapDataset.source(kept).map(example)
+        settings = (max_source_length, max_target_length, first_id, too_long, row_length)
+        dataset = grain.MapDataset.source(members).map(lambda pairs: _row([example(pair) for pair in pairs], *rows, row_length is not None))
         return examples.named(dataset, sources.fingerprint + targets.fingerprint, *settings)
 
     def _target(ids: np.ndarray) -> Features:
         targets = framed(ids[: max_target_length - specials])
         targets = targets[1:] if targets[0] == first_id and len(targets) > 1 else targets
         inputs = np.concatenate([[first_id], targets[:-1]])
-        weights = np.ones(len(targets), np.float32)
-        return {
-            name: examples.padded(values, max_target_length)
-            for name, values in zip(('inputs', 'targets', 'weights'), (inputs, targets, weights))
-        }
+        return {'inputs': inputs, 'targets': targets, 'weights': np.ones(len(targets), np.float32)}
 
     def encode(record: Record) -> list[Features]:
-        ids = framed(tokenizer.encode(prefix + record[source]))
+        ids = tokenizer.encode(prefix + record[source])
+        ids = framed(ids[: max_source_length - specials if too_long == 'cut' else None])
         if len(ids) > max_source_length:
             raise BadInput(
                 f'the text has {len(ids)} tokens, the limit is max_source_length {max_source_length}; shorten it or raise the limit'
             )
-        return [_source(ids, examples.size(len(ids), max_source_length))]
+        return [{name: examples.padded(array, examples.size(len(ids), max_source_length)) for name, array in _source(ids).items()}]
 
     def predict(apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None) -> Mapping[str, Array]:
         count = max_target_length if max_tokens is None else max_tokens
@@ -123,7 +133,9 @@ def text_to_text(
         ((_, arrays),) = windows
         count = int(arrays['lengths'])
         score = float(arrays['scores']) if 'scores' in arrays else float(np.sum(arrays['logprobs']))
-        return {'text': tokenizer.decode(arrays['tokens'][:count]), 'tokens': count, 'score' if 'scores' in arrays else 'logprob': score}
+        made = {'text': tokenizer.decode(arrays['tokens'][:count]), 'tokens': count, 'score' if 'scores' in arrays else 'logprob': score}
+        left = len(tokenizer.encode(prefix + record[source])) - max_source_length + specials
+        return {**made, 'tokens_cut': left} if left > 0 else made
 
     def describe(example: Features) -> str:
         parts = (example['source'][example['source_segments'] > 0], example['targets'][example['weights'] > 0])
@@ -151,8 +163,18 @@ def _prefixed(records: Any, field: str, prefix: str) -> Any:
     return records.map(lambda record: {**record, field: prefix + record[field]}) if prefix else records
 
 
-def _source(ids: np.ndarray, length: int) -> Features:
-    return {'source': examples.padded(ids, length), 'source_segments': examples.padded(np.ones(len(ids), np.int32), length)}
+def _source(ids: np.ndarray) -> Features:
+    return {'source': ids, 'source_segments': np.ones(len(ids), np.int32)}
+
+
+def _row(pairs: Sequence[Features], source_length: int, target_length: int, shared: bool) -> Features:
+    """Pairs side by side, padded; in shared rows each is a segment of its own."""
+    columns = {name: np.concatenate([pair[name] for pair in pairs]) for name in pairs[0]}
+    if shared:
+        for name, side in (('source_segments', 'source'), ('segments', 'targets')):
+            columns[name] = np.repeat(np.arange(1, len(pairs) + 1), [len(pair[side]) for pair in pairs])
+    lengths = {'source': source_length, 'source_segments': source_length}
+    return {name: examples.padded(column, lengths.get(name, target_length)) for name, column in columns.items()}
 
 
 def _step(apply: Apply, memory: Any, tokens_BT: Array, cache: Any, segments: Array | None = None) -> tuple[Array, Any]:

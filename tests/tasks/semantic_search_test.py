@@ -118,3 +118,52 @@ def test_sts_benchmark_comes_out_as_published(tmp_path):
     run.import_model(minilm(), tmp_path, config='configs/search_stsb.py')
     values = run.evaluate(tmp_path, splits=['test'])['test']
     assert 100 * values['spearman'] == pytest.approx(82.0, abs=0.2)
+
+
+def test_hard_negatives_are_further_choices_for_every_query():
+    task, model = tasks.semantic_search(tokenizer=tokenizer(), max_length=12, negatives=2, loss_temperature=0.1), encoder()
+    records = [
+        {'query': a, 'document': b, 'negatives': wrong}
+        for (a, b, _), wrong in zip(PAIRS, (['a mat'], ['dogs ran', 'the hills', 'sat'], ['skies', 'cat']))
+    ]
+    features = task.features(sources.in_memory(records=records))
+    batch = {name: np.stack([features[i][name] for i in range(3)]) for name in features[0]}
+    assert batch['negative_tokens'].shape == (3, 2, 12)
+    params = model.init(jax.random.key(0), batch['query_tokens'])['params']
+    sums = task.objective(bind(model, params), batch)
+
+    def embed(side):
+        return model.apply({'params': params}, batch[f'{side}_tokens'].reshape(-1, 12), segments=batch[f'{side}_segments'].reshape(-1, 12))
+
+    query, document, wrong = (np.asarray(embed(side)) for side in ('query', 'document', 'negative'))
+    scores = np.concatenate([query @ document.T, query @ wrong.T], axis=1) / 0.1
+    forward = np.diagonal(jax.nn.log_softmax(scores, axis=1))
+    backward = np.diagonal(jax.nn.log_softmax(scores[:, :3], axis=0))
+    np.testing.assert_allclose(sums['loss/contrastive'].total, -(forward + backward).sum() / 2, rtol=1e-5)
+    assert sums['accuracy'].total == (scores.argmax(1) == np.arange(3)).sum()
+    with pytest.raises(BadInput, match='has no negatives'):
+        task.features(sources.in_memory(records=[{'query': 'a', 'document': 'b'}]))[0]
+
+
+def test_a_collection_is_ranked_and_scored():
+    task = tasks.retrieval(tokenizer=tokenizer(), max_length=12)
+    documents = [{'id': name, 'text': words} for name, words in (('x', 'a cat'), ('y', 'green hills'), ('z', 'blue skies'))]
+    queries = [{'id': '1', 'text': 'hills', 'relevant': ['z', 'y'], 'grades': [0, 2]}, {'id': '2', 'text': 'the cat', 'relevant': ['x']}]
+    vectors = {'x': [1.0, 0.0], 'y': [0.0, 1.0], 'z': [0.6, 0.8], '1': [0.1, 0.9], '2': [0.5, 0.5]}
+    records = [*documents, *queries]
+    found = task.score([{'embedding': vectors[record['id']]} for record in records], records).values()
+    # Query 1: y (0.9), z (0.78), x; query 2: z (0.7), x = y (0.5), x first.
+    assert found['mrr'] == pytest.approx((1 + 1 / 2) / 2)
+    assert found['ndcg@10'] == pytest.approx((1 + 1 / np.log2(3)) / 2)
+    (first, second) = (task.features(sources.in_memory(records=records))[index] for index in range(2))
+    assert tokenizer().decode(first['document_tokens'][first['document_segments'] > 0]) == 'green hills'
+    assert tokenizer().decode(second['query_tokens'][second['query_segments'] > 0]) == 'the cat'
+    with pytest.raises(BadInput, match='3 documents and 0 queries'):
+        task.features(sources.in_memory(records=documents))
+
+
+def test_a_long_text_is_cut_on_request_alone():
+    whole, cut = (tasks.semantic_search(tokenizer=tokenizer(), max_length=8, too_long=how) for how in ('windows', 'cut'))
+    assert [len(each.encode({'text': WORDS})) for each in (whole, cut)] == [3, 1]
+    with pytest.raises(BadInput, match="too_long 'no' is unknown"):
+        tasks.semantic_search(tokenizer=tokenizer(), max_length=8, too_long='no')

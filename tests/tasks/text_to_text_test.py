@@ -50,6 +50,24 @@ def rows(made, records=PAIRS) -> dict[str, np.ndarray]:
     return {name: np.stack([features[index][name] for index in range(len(features))]) for name in features[0]}
 
 
+def test_pairs_that_share_rows_have_the_losses_of_each_alone():
+    made, apart = (task(source=6, target=6, row_length=length) for length in (13, None))
+    shared, alone = rows(made), rows(apart)
+    assert (len(shared['source']), len(alone['source'])) == (1, 3)
+    assert shared['segments'][0].max() == shared['source_segments'][0].max() == 3
+    for model in (
+        models.transformer(vocab_size=8, dim=16, num_layers=2, num_heads=2, mlp_dim=32, dropout_rate=0.0),
+        models.t5(vocab_size=8, dim=16, num_layers=2, num_heads=2, head_dim=8, mlp_dim=32, dropout_rate=0.0),
+    ):
+        params = jax.jit(lambda key, model=model: init_params(model, made.objective, shared, key))(jax.random.key(0))
+        together, each = (jax.jit(made.objective, static_argnums=0)(bind(model, params), batch) for batch in (shared, alone))
+        for name, mean in together.items():
+            # Sums of 11 float32 losses in another order, of products over rows of another length.
+            np.testing.assert_allclose(mean, each[name], rtol=1e-5)
+    with pytest.raises(BadInput, match='row_length 5 is below'):
+        task(row_length=5)
+
+
 def test_features_by_hand():
     batch = rows(task())  # the third pair is too long by one token
     assert batch['source'].tolist() == [[4, 5, 1, 0, 0, 0], [4, 5, 6, 7, 1, 0]]
@@ -81,7 +99,13 @@ def test_what_is_too_long_is_dropped_or_cut():
     assert cut['source'][1].tolist() == [4, 5, 6, 1]
     assert cut['targets'][2].tolist() == [4, 5, 6, 1]
     with pytest.raises(BadInput, match='5 tokens, the limit is max_source_length 4'):
-        task(source=4, too_long='cut').encode({'source': 'abcd'})
+        task(source=4).encode({'source': 'abcd'})
+    made = task(source=4, too_long='cut')
+    (features,) = made.encode({'source': 'abcd'})
+    assert features['source'].tolist() == [4, 5, 6, 1]
+    arrays = {'tokens': np.array([4, 5, 1]), 'lengths': np.array(2), 'logprobs': np.zeros(3)}
+    assert made.decode({'source': 'abcd'}, [(features, arrays)])['tokens_cut'] == 1
+    assert 'tokens_cut' not in made.decode({'source': 'abc'}, [(features, arrays)])
     with pytest.raises(BadInput, match='none of 3 pairs fits'):
         rows(task(source=2, target=2))
 

@@ -1,0 +1,235 @@
+"""A choice among given texts by their likelihood behind a prompt, with examples before it or none (Brown et al. 2020, arXiv:2005.14165,
+section 2.4)."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import string
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx import objectives, rng
+from lmx.data.examples import index_of, named, padded, size
+from lmx.metrics import scores
+from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Sums, Task
+
+LENGTHS = ('none', 'characters', 'bytes', 'tokens')
+
+
+def multiple_choice(
+    *,
+    tokenizer: Any,
+    max_length: int,
+    prompt: str = '{question}\nAnswer:',
+    choice: str = ' {choice}',
+    choices: str | Sequence[str] = 'choices',
+    answer: str = 'answer',
+    shots: int = 0,
+    examples: Any = None,
+    separator: str = '\n\n',
+    normalise: str = 'none',
+    seed: int = 0,
+    chunk: int | None = None,
+) -> Task:
+    """The likeliest continuation among a record's choices under any `Decoder`; trained, it maximises the likelihood of the right one alone.
+
+    Records are {the prompt's fields, choices: texts, answer: the number or the text of the right one}. Text is split into tokens as
+    lm-evaluation-harness splits it, and both accuracies agree with its acc and acc_norm.
+
+    Args:
+      max_length: tokens that the model reads; longer prompts lose their beginning, and a prediction says so.
+      prompt: `str.format` over the record's fields.
+      choice: likewise, over 'choice' beside them: what is put behind the prompt.
+      choices: the field with a record's choices, or the texts that every record has.
+      answer: the field with the right one.
+      shots: answered examples before each prompt. Which, follows from `seed` and the prompt alone; a record is no example for itself.
+      examples: the records to draw them from, as ref('data.train').
+      separator: behind each example.
+      normalise: what a prediction divides log-likelihoods by: 'none', or the choice's length in 'characters', 'bytes' or 'tokens'.
+      chunk: see `lmx.objectives.token_losses`.
+
+    Its scores are 'accuracy' by plain log-likelihoods and 'accuracy_normalised' by length, in `normalise`, or characters where that is
+    'none'. The objective reports 'nll' and 'token_accuracy' per token of the right choice.
+
+    Raises:
+      BadInput: fewer than 2 choices, an unknown `normalise`, shots without examples.
+    """
+    if normalise not in LENGTHS:
+        raise BadInput(f'normalise {normalise!r} is unknown; there are {", ".join(LENGTHS)}')
+    if not isinstance(choices, str) and len(choices) < 2:
+        raise BadInput(f'{len(choices)} choices are no choice; give at least 2, or the field that holds them')
+    if shots and examples is None:
+        raise BadInput(f'shots {shots} without examples; set task.examples = ref("data.train")')
+
+    def texts(record: Record) -> list[str]:
+        if not isinstance(choices, str):
+            return list(choices)
+        if choices not in record:
+            raise BadInput(f'records have no field {choices!r}, only {", ".join(record)}; name the field of the choices')
+        found = [str(each) for each in record[choices]] if not isinstance(record[choices], str) else []
+        if len(found) < 2:
+            raise BadInput(f'field {choices!r} holds {str(record[choices])[:40]!r}; give a list of at least 2 texts')
+        return found
+
+    def right(record: Record) -> int:
+        if answer not in record:
+            raise BadInput(f'records have no field {answer!r}, only {", ".join(record)}; name the field of the right choice')
+        return index_of(record[answer], texts(record))
+
+    def context(record: Record) -> str:
+        asked = _filled(prompt, record)
+        order = rng.numpy_rng(seed, 'shots', zlib.crc32(asked.encode())).permutation(len(examples)) if shots else ()
+        others = (examples[int(index)] for index in order)
+        drawn = list(itertools.islice((other for other in others if _filled(prompt, other) != asked), shots))
+        if len(drawn) < shots:
+            raise BadInput(f'{len(drawn)} other examples are fewer than shots {shots}; give more examples or fewer shots')
+        answered = [_filled(prompt, each) + _filled(choice, each, choice=texts(each)[right(each)]) for each in drawn]
+        return separator.join([*answered, asked])
+
+    def parts(record: Record, before: str, text: str) -> tuple[np.ndarray, np.ndarray]:
+        first, last = split(tokenizer, before, _filled(choice, record, choice=text))
+        if not 0 < len(last) <= max_length:
+            raise BadInput(f'choice {text[:40]!r} has {len(last)} tokens, and 1 to max_length {max_length} are possible; change the choice')
+        return first, last
+
+    def features(records: Any) -> Any:
+        origin = tuple(getattr(each, 'lmx_fingerprint', None) for each in (records, *([examples] if shots else [])))
+        settings = (tokenizer.fingerprint, max_length, prompt, choice, choices, answer, shots, separator, seed)
+        return named(records.map(example), None if None in origin else repr(origin), *settings)
+
+    def example(record: Record) -> Features:
+        first, last = parts(record, context(record), texts(record)[right(record)])
+        ids = np.concatenate([first, last])[-(max_length + 1) :]
+        weights = np.arange(1, len(ids)) >= len(ids) - len(last)
+        columns = {'inputs': ids[:-1], 'targets': ids[1:], 'weights': weights.astype(np.float32)}
+        return {name: padded(column, max_length) for name, column in columns.items()}
+
+    def encode(record: Record) -> list[Features]:
+        before = context(record)
+        pairs = [parts(record, before, text) for text in texts(record)]
+        cuts = [max(len(first) + len(last) - max_length - 1, 0) for first, last in pairs]
+        return [
+            {**scored(*pair, max_length=max_length), 'choice': np.int32(index), 'cut': np.int32(cut)}
+            for index, (pair, cut) in enumerate(zip(pairs, cuts))
+        ]
+
+    def predict(apply: Apply, batch: Batch, key: Any, emit: Any = None) -> Mapping[str, Array]:
+        return {'logprob': likelihood(apply, batch)['logprob']}
+
+    def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
+        windows = sorted(windows, key=lambda window: int(window[0]['choice']))  # they were batched by shape
+        made = {
+            'logprobs': [float(arrays['logprob']) for _, arrays in windows],
+            'tokens': [int(each['weights'].sum()) for each, _ in windows],
+        }
+        values = np.array(made['logprobs']) / _lengths(normalise, texts(record), made['tokens'])
+        odds = np.exp(values - values.max())
+        best = int(values.argmax())
+        cut = max(int(each['cut']) for each, _ in windows)
+        found = {'choice': texts(record)[best], 'index': best, **made, 'probabilities': (odds / odds.sum()).tolist()}
+        return {**found, 'tokens_cut': cut} if cut else found
+
+    def score(predictions: Sequence[Any], records: Sequence[Record]) -> scores.Scores:
+        kinds = {'accuracy': 'none', 'accuracy_normalised': 'characters' if normalise == 'none' else normalise}
+        rows = {name: [] for name in kinds}
+        for made, record in zip(predictions, records, strict=True):
+            for name, kind in kinds.items():
+                values = np.array(made['logprobs']) / _lengths(kind, texts(record), made['tokens'])
+                rows[name].append(float(values.argmax() == right(record)))
+        return scores.mean_of(rows)
+
+    def describe(example: Features) -> str:
+        return tokenizer.decode(np.append(example['inputs'][:1], example['targets'][: np.flatnonzero(example['weights'])[-1] + 1]))
+
+    return Task(
+        inputs=tuple(dict.fromkeys([*_fields(prompt), *_fields(choice), *([choices] if isinstance(choices, str) else [])])),
+        features=features,
+        objective=lambda apply, batch: _objective(apply, batch, chunk),
+        encode=encode,
+        predict=predict,
+        decode=decode,
+        score=score,
+        describe=describe,
+    )
+
+
+def split(tokenizer: Any, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of a context, with the special tokens that the tokenizer puts before a text, and of its continuation, int32 each.
+
+    Both are tokenized as one text, which is cut where the context by itself would end; blanks at the end of the context belong to the
+    continuation. An empty context is the tokenizer's bos, else eos.
+
+    Raises:
+      BadInput: an empty context, and a tokenizer without either.
+    """
+    kept = context.rstrip()
+    context, continuation = kept, context[len(kept) :] + continuation
+    whole, begun = tokenizer.encode_batch([context + continuation, context])
+    marked = tokenizer.join([-1])[0]
+    start = marked[: int(np.flatnonzero(marked == -1)[0])]
+    if not len(begun) and not len(start):
+        first = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+        if first is None:
+            raise BadInput('the prompt is empty, and the tokenizer has neither bos nor eos to begin with; give a prompt')
+        start = np.array([first], np.int32)
+    return np.concatenate([start, begun]), whole[len(begun) :]
+
+
+def scored(context: Any, continuation: Any, *, max_length: int) -> Features:
+    """What `likelihood` reads of one row: inputs int32 [T], of which the beginning goes where it is too long; places and targets int32 [N]
+    and weights float32 [N], the continuation. T and N take few values, so that few programs are compiled.
+
+    Args:
+      context, continuation: ids, at least one each; the continuation at most max_length.
+    """
+    ids = np.concatenate([context, continuation]).astype(np.int32)[-(max_length + 1) :]
+    length, count = len(ids) - 1, len(continuation)
+    room = size(count, max_length, least=8)
+    return {
+        'inputs': padded(ids[:-1], size(length, max_length)),
+        'places': padded(np.arange(length - count, length), room),
+        'targets': padded(ids[-count:], room),
+        'weights': padded(np.ones(count, np.float32), room),
+    }
+
+
+def likelihood(apply: Apply, batch: Batch) -> dict[str, Array]:
+    """Of rows as `scored` makes them, under a `Decoder`: logprob float32 [B], the continuation's log-probability in nats; greedy bool [B],
+    whether it is the likeliest at each place. Only these places are unembedded."""
+    (hidden_BTD, _), _ = apply(batch['inputs'], method='hidden')
+    hidden_BND = jnp.take_along_axis(hidden_BTD, batch['places'][..., None], axis=1)
+    logits_BNV = apply(hidden_BND, method='unembed')[0].astype(jnp.float32)
+    own_BN = jnp.take_along_axis(jax.nn.log_softmax(logits_BNV), batch['targets'][..., None], axis=-1)[..., 0]
+    best_BN = (jnp.argmax(logits_BNV, axis=-1) == batch['targets']) | (batch['weights'] == 0)
+    return {'logprob': jnp.sum(own_BN * batch['weights'], axis=-1), 'greedy': jnp.all(best_BN, axis=-1)}
+
+
+def _objective(apply: Apply, batch: Batch, chunk: int | None) -> Sums:
+    sums = dict(objectives.next_token(apply, batch, chunk=chunk))
+    sums['token_accuracy'] = sums.pop('accuracy')  # of tokens, while the score of this name is of choices
+    return sums
+
+
+def _filled(template: str, record: Record, **more: str) -> str:
+    try:
+        return template.format(**{**record, **more})
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise BadInput(f'template {template!r} asks for {error}, records have {", ".join(record)}; change the template') from None
+
+
+def _fields(template: str) -> list[str]:
+    """The fields of a record that a template asks for."""
+    names = [re.split(r'[.\[]', name)[0] for _, name, _, _ in string.Formatter().parse(template) if name]
+    return [name for name in names if name != 'choice']
+
+
+def _lengths(kind: str, texts: Sequence[str], tokens: Sequence[int]) -> np.ndarray:
+    """What the log-likelihood of each choice is divided by."""
+    counted = {'none': [1 for _ in texts], 'characters': map(len, texts), 'bytes': (len(text.encode()) for text in texts), 'tokens': tokens}
+    return np.maximum(np.array(list(counted[kind]), np.float64), 1)
