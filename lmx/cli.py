@@ -253,6 +253,7 @@ def _predict_flags(v: Flags) -> None:
     flags.DEFINE_string('output', None, 'FILE.jsonl for the predictions; default: print them', flag_values=v)
     flags.DEFINE_integer('seed', 0, 'of the sampling', flag_values=v)
     flags.DEFINE_integer('batch_size', 16, 'inputs predicted together', flag_values=v)
+    flags.DEFINE_bool('skip_bad', False, 'leave broken lines out and go on after inputs that cannot be read', flag_values=v)
     for name, (define, text) in SAMPLING.items():
         define(name, None, f'{text}; default: the config, task.{name}', flag_values=v)
 
@@ -271,10 +272,11 @@ def _predict(v: Flags, rest: list[str], overrides: list[str]) -> None:
                 config.task[name] = tuple(value) if isinstance(value, list) else value
     from lmx.run.predict import predict, read_inputs, write_outputs
 
-    inputs = [v.input] if v.input is not None else read_inputs(v.inputs)
+    inputs = [v.input] if v.input is not None else read_inputs(v.inputs, v.skip_bad)
     if v.output is not None and os.path.exists(v.output):
         raise BadInput(f'{v.output} exists; give another --output')
     options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'seed': v.seed, 'batch_size': v.batch_size}
+    options['skip_bad'] = v.skip_bad
     if v.input is not None and v.output is None and 'continuation' in _shown(config):
         print(v.input, end='', flush=True)
         predict(v.workdir, inputs, write=lambda _, text: print(text, end='', flush=True), **options)

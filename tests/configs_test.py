@@ -10,7 +10,17 @@ from lmx.run.config import load
 from lmx.run.restore import restore
 
 CONFIGS = sorted(path.name for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
-NEEDS_DATA = {'gpt_shakespeare_char.py', 'gpt_wikitext2.py', 'classify_sst2.py', 'classify_trec.py', 'search_stsb.py'}
+NEEDS_DATA = {
+    'gpt_shakespeare_char.py',
+    'gpt_wikitext2.py',
+    'classify_sst2.py',
+    'classify_trec.py',
+    'search_stsb.py',
+    'search_cranfield.py',
+    'translation_multi30k.py',
+    'answer_xquad.py',
+    'summarize_aeslc.py',
+}
 
 
 @pytest.mark.parametrize('name', CONFIGS)

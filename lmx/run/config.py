@@ -65,6 +65,8 @@ LIMITS = {
     'mlp_dim': 128,
     'vocab_size': 512,
     'max_length': 64,
+    'max_question_length': 24,
+    'overlap': 16,
 }
 
 

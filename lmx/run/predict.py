@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ def predict(
     allow: Sequence[str] = (),
     seed: int = 0,
     batch_size: int = 16,
+    skip_bad: bool = False,
     write: Callable[[int, str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """One prediction per input, in the inputs' order.
@@ -37,6 +39,7 @@ def predict(
       checkpoint, config, allow: see `lmx.run.restore`; config changes the sampling (`config.task.temperature = 0`).
       seed: of the sampling; input i draws from a stream of its own, whatever it is batched with.
       batch_size: inputs predicted together.
+      skip_bad: an input that cannot be read gets {'error': why} for its prediction, and the rest goes on.
       write: (index, text) -> None gets text as it is made, one input at a time.
 
     Raises:
@@ -44,7 +47,8 @@ def predict(
     """
     parts, params, _ = restore(workdir, checkpoint, config, allow)
     single = isinstance(inputs, (str, Mapping))
-    return predictions(parts, params, [inputs] if single else inputs, seed=seed, batch_size=1 if write else batch_size, write=write)
+    options: dict[str, Any] = {'seed': seed, 'batch_size': 1 if write else batch_size, 'skip_bad': skip_bad, 'write': write}
+    return predictions(parts, params, [inputs] if single else inputs, **options)
 
 
 def predictions(
@@ -54,16 +58,27 @@ def predictions(
     *,
     seed: int = 0,
     batch_size: int = 16,
+    skip_bad: bool = False,
     write: Callable[[int, str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """As `predict`, with a run that is already open."""
     task = parts.task
     if task.encode is None or task.predict is None or task.decode is None:
         raise BadInput(f'the task {parts.config.task.call} makes no predictions')
-    records = [_record(task, item, index) for index, item in enumerate(inputs)]
-    windows = [(index, features) for index, record in enumerate(records) for features in _encode(task, record, index)]
+    records: dict[int, Record] = {}
+    errors: dict[int, str] = {}
+    windows: list[tuple[int, Features]] = []
+    for index, item in enumerate(inputs):
+        try:
+            record = _record(task, item, index)
+            windows += [(index, features) for features in _encode(task, record, index)]
+            records[index] = record
+        except BadInput as error:
+            if not skip_bad:
+                raise
+            errors[index] = str(error)
     run = _Predictor(parts, params, seed)
-    found: dict[int, list[tuple[Features, Any]]] = {index: [] for index in range(len(records))}
+    found: dict[int, list[tuple[Features, Any]]] = {index: [] for index in records}
     from tqdm import tqdm
 
     with tqdm(total=len(windows), unit='input', leave=False, disable=write is not None or len(windows) <= batch_size) as bar:
@@ -72,7 +87,8 @@ def predictions(
             for row, (index, features) in enumerate(group):
                 found[index].append((features, {name: array[row] for name, array in arrays.items()}))
             bar.update(len(group))
-    return [task.decode(record, found[index]) for index, record in enumerate(records)]
+    made = {index: task.decode(record, found[index]) for index, record in records.items()}
+    return [made[index] if index in made else {'error': errors[index]} for index in range(len(inputs))]
 
 
 class _Predictor:
@@ -135,8 +151,11 @@ def _batches(windows: Sequence[tuple[int, Features]], size: int) -> Iterable[lis
         yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
-def read_inputs(path: str | os.PathLike[str]) -> list[Any]:
+def read_inputs(path: str | os.PathLike[str], skip_bad: bool = False) -> list[Any]:
     """Inputs from a file: one JSON text or record per line (.jsonl), or one text per line.
+
+    Args:
+      skip_bad: leave broken lines out, each named on stderr.
 
     Raises:
       BadInput: no such file, an empty one, or a broken line (its number is named).
@@ -144,10 +163,21 @@ def read_inputs(path: str | os.PathLike[str]) -> list[Any]:
     file = pathlib.Path(path)
     if not file.exists():
         raise BadInput(f'there is no file {path}')
-    lines = file.read_text().splitlines()
-    if not lines:
+    content = file.read_text()
+    if not content:
         raise BadInput(f'{path} is empty')
-    return [_json(path, number, line) for number, line in enumerate(lines, 1)] if file.suffix == '.jsonl' else lines
+    lines = content.removesuffix('\n').split('\n')  # not splitlines: JSON text may hold U+2028 and its like
+    if file.suffix != '.jsonl':
+        return lines
+    out = []
+    for number, line in enumerate(lines, 1):
+        try:
+            out.append(_json(path, number, line))
+        except BadInput as error:
+            if not skip_bad:
+                raise
+            print(f'lmx: left out: {error}', file=sys.stderr)
+    return out
 
 
 def _json(path: Any, number: int, line: str) -> Any:

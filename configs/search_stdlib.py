@@ -1,0 +1,44 @@
+"""The function that a docstring is about, found among all others of the Python standard library by its code. Needs no download."""
+
+from ml_collections import ConfigDict
+
+from lmx import models, optim, tasks, text
+from lmx.data import sources, transforms
+from lmx.nn import heads
+from lmx.optim import schedules
+from lmx.run.config import base, shrink
+from lmx.spec import parse_arg, ref, spec
+
+FIELDS = {'query': 'docstring', 'document': 'code'}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    a = parse_arg(arg, debug=False)
+    c = base()
+    c.steps, c.batch_size = 400, 64
+    c.data = {
+        split: spec(sources.tfds, name='lmx:python_stdlib/functions', split=split, fields=FIELDS)
+        for split in ('train', 'validation', 'test')
+    }
+    both = spec(transforms.apply, source=ref('data.train'), steps=(spec(transforms.texts, fields=('query', 'document')),))
+    c.tokenizer = spec(text.wordpiece, source=both, vocab_size=4000)
+    c.task = spec(tasks.semantic_search, tokenizer=ref('tokenizer'), max_length=96)
+    c.model = spec(
+        models.bert,
+        vocab_size=ref('tokenizer.vocab_size'),
+        dim=128,
+        num_layers=1,
+        num_heads=4,
+        max_length=ref('task.max_length'),
+        head=spec(heads.embedding),
+    )
+    c.optim = spec(
+        optim.optimizer,
+        rule=spec(optim.adam),
+        schedule=spec(schedules.linear, peak=1e-3, steps=ref('steps'), warmup_steps=40),
+        weight_decay=0.01,
+        clip_norm=1.0,
+    )
+    c.every = {'log': 20, 'evaluate': 100, 'checkpoint': 100}
+    c.keep.best, c.keep.mode = 'validation/reciprocal_rank', 'max'
+    return shrink(c) if a.debug else c

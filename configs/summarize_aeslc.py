@@ -1,0 +1,51 @@
+"""Subject lines of emails (AESLC; Zhang and Tetreault 2019, arXiv:1906.03497). `:model=transformer` or `rnn`.
+
+    lmx train --config=configs/summarize_aeslc.py --workdir=runs/aeslc && lmx evaluate --workdir=runs/aeslc --checkpoint=best --split=test
+
+Beside the evaluation stands ROUGE of the email's first sentence. Put AESLC-master.tar (or .tar.xz) in $LMX_DATA/aeslc.
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+from lmx import models, optim, tasks, text
+from lmx.data import sources, transforms
+from lmx.nn.block import pre_norm
+from lmx.optim import schedules
+from lmx.run.config import base, shrink
+from lmx.spec import parse_arg, pick, ref, spec
+from lmx.tasks.summarization import lead
+
+VOCAB = {'vocab_size': ref('tokenizer.vocab_size')}
+MODELS = {
+    'transformer': spec(models.transformer, **VOCAB, dim=192, num_layers=2, num_heads=4, mlp_dim=512, residual=pre_norm, dropout_rate=0.2),
+    'rnn': spec(models.rnn_seq2seq, **VOCAB, dim=192, dropout_rate=0.3, tied=True),
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    a = parse_arg(arg, debug=False, model='transformer')
+    c = base()
+    c.steps, c.batch_size = 3000, 32
+    folder = os.path.join(os.environ.get('LMX_DATA', '../shared/data'), 'aeslc')
+    fields = {'text': 'text', 'summary': 'summary'}
+    splits = ('train', 'validation', 'test')
+    c.data = {split: spec(sources.tfds, name='lmx:aeslc', split=split, fields=fields, manual_dir=folder) for split in splits}
+    both = spec(transforms.apply, source=ref('data.train'), steps=(spec(transforms.texts, fields=('text', 'summary')),))
+    c.tokenizer = spec(text.bpe, source=both, vocab_size=8000)
+    c.task = spec(
+        tasks.summarization, tokenizer=ref('tokenizer'), max_source_length=160, max_target_length=24, label_smoothing=0.1, beam_size=4
+    )
+    c.model = pick(MODELS, a.model)
+    c.optim = spec(
+        optim.optimizer,
+        rule=spec(optim.adam, b2=0.98),
+        schedule=spec(schedules.cosine, peak=1e-3, steps=ref('steps'), warmup_steps=300),
+        weight_decay=0.01,
+        clip_norm=1.0,
+    )
+    c.every = {'log': 50, 'evaluate': 250, 'checkpoint': 250}
+    c.keep.best = 'validation/nll'
+    c.baselines = spec(lead, source=ref('data.validation'))
+    return shrink(c) if a.debug else c
