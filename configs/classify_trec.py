@@ -2,7 +2,8 @@
 
     lmx train --config=configs/classify_trec.py --workdir=runs/trec && lmx evaluate --workdir=runs/trec --checkpoint=best --split=test
 
-Test accuracy 89.8 % (published CNN-rand 91.2, Kim 2014), 88.2 % and 89.2 % in 45, 80 and 197 seconds on 2 cores. Put TREC.train and TREC.test (or their .xz) in $LMX_DATA/trec.
+Test accuracy 89.8 % (published CNN-rand 91.2, Kim 2014), 88.2 % and 89.2 % in 45, 80 and 197 seconds on 2 cores. Put
+TREC.train and TREC.test (or their .xz) in $LMX_DATA/trec.
 """
 
 import os

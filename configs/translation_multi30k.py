@@ -1,4 +1,4 @@
-"""English to German on Multi30k (Elliott et al. 2016): `:model=rnn` (Bahdanau 2015), `conv` (Gehring 2017), `transformer` (Vaswani 2017) or `t5`.
+"""English to German on Multi30k (Elliott et al. 2016): `:model=transformer` (Vaswani 2017), `t5`, `rnn` (Bahdanau 2015) or `conv` (Gehring 2017).
 
     lmx train --config=configs/translation_multi30k.py --workdir=runs/de && lmx evaluate --workdir=runs/de --checkpoint=best --split=test
 
