@@ -1,5 +1,6 @@
 """Thin wrappers over the reference scorers, one file per application: (predictions, references) -> `scores.Scores`."""
 
+from lmx.metrics import compression
 from lmx.metrics.answers import exact, final_number, squad
 from lmx.metrics.classification import classification, correlation
 from lmx.metrics.entities import entities
@@ -14,6 +15,7 @@ __all__ = [
     'bleu_and_chrf',
     'chrf',
     'classification',
+    'compression',
     'correlation',
     'entities',
     'exact',
