@@ -243,6 +243,11 @@ SAMPLING = {
     'min_p': (flags.DEFINE_float, "draw from tokens with at least this share of the likeliest one's probability"),
     'repetition_penalty': (flags.DEFINE_float, 'above 1 makes tokens that have occurred less likely'),
     'stop': (flags.DEFINE_multi_string, 'a text that ends the continuation; several may be given'),
+    'beam_size': (flags.DEFINE_integer, 'hypotheses that beam search follows; 1 = the likeliest token each time'),
+    'length_penalty': (flags.DEFINE_float, 'above 0 beam search prefers long texts'),
+    'banned': (flags.DEFINE_multi_string, 'a text that no prediction may hold; several may be given'),
+    'min_tokens': (flags.DEFINE_integer, 'tokens before a prediction may end'),
+    'no_repeat': (flags.DEFINE_integer, 'no so many tokens in a row come twice; 0 = they may'),
 }
 
 

@@ -6,12 +6,14 @@ memory, expanded once: `memory.take(jnp.repeat(jnp.arange(B), K))`; its prompt i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from lmx.decode.rules import Rule, applied
 from lmx.decode.sample import Step
 from lmx.types import Array, BadInput
 
@@ -44,6 +46,7 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     num_return: int = 1,
+    rules: Sequence[Rule] = (),
 ) -> dict[str, Array]:
     """The likeliest continuations of every row of a batch of prompts; pure, to be called inside jit. The rules are those of transformers.
 
@@ -60,6 +63,7 @@ def beam_search(
       early_stopping: True ends a row once K hypotheses are closed; False, once the best open one could not beat them at its present
         length; 'never', once it could not at any length that is left.
       num_return: R <= K, how many to return, best first.
+      rules: see `lmx.decode.rules`; what they leave is not renormalised.
 
     Returns:
       tokens int32 [B, R, N], eos_id (or 0) behind the end; lengths int32 [B, R], tokens before the end, the eos not counted; scores
@@ -74,7 +78,7 @@ def beam_search(
         )
     if early_stopping not in (True, False, 'never'):
         raise BadInput(f"early_stopping {early_stopping!r} is unknown; there are True, False, 'never'")
-    search = _Search(step, beam_size, max_tokens, eos_id, length_penalty, early_stopping)
+    search = _Search(step, beam_size, max_tokens, eos_id, length_penalty, early_stopping, rules)
     beams = jax.lax.while_loop(search.goes_on, search.one, search.begin(cache, prompt_BT, lengths_B))
     lengths_BK, last = beams.closed_length_BK, jnp.maximum(beams.closed_length_BK - 1, 0)[..., None]
     if eos_id is not None:  # the eos is not part of the text
@@ -86,7 +90,10 @@ def beam_search(
 class _Search:
     """What stays the same from step to step."""
 
-    def __init__(self, step: Step, size: int, total: int, eos_id: int | None, penalty: float, early: bool | str):
+    def __init__(
+        self, step: Step, size: int, total: int, eos_id: int | None, penalty: float, early: bool | str, rules: Sequence[Rule] = ()
+    ):
+        self.rules = rules
         self.step, self.size, self.total, self.eos_id, self.penalty, self.early = step, size, total, eos_id, penalty, early
 
     def begin(self, cache: Any, prompt_BT: Array, lengths_B: Array) -> _Beams:
@@ -122,7 +129,9 @@ class _Search:
     def _extended(self, beams: _Beams, logits: Array) -> _Beams:
         """One token more: the best 2 K continuations, of which some close and K stay open."""
         batch, size = beams.open_score_BK.shape
-        logprobs = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch, size, -1) + beams.open_score_BK[..., None]
+        logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+        logprobs = applied(self.rules, logprobs, beams.open_BKN.reshape(batch * size, -1), beams.count)
+        logprobs = logprobs.reshape(batch, size, -1) + beams.open_score_BK[..., None]
         vocab = logprobs.shape[-1]
         score, place = jax.lax.top_k(logprobs.reshape(batch, -1), min(2 * size, size * vocab))
         parent, token = place // vocab, (place % vocab).astype(jnp.int32)

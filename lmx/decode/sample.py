@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.experimental import io_callback
 
+from lmx.decode.rules import Rule, applied
 from lmx.types import Array, BadInput
 
 Step = Callable[..., tuple[Array, Any]]
@@ -113,6 +114,7 @@ def generate(
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     eos_id: int | None = None,
     emit: Emit | None = None,
+    rules: Sequence[Rule] = (),
 ) -> dict[str, Array]:
     """Continues every row of a batch of prompts; pure, to be called inside jit.
 
@@ -125,6 +127,7 @@ def generate(
       eos_id: the token that ends a row.
       emit: a host function that is called with each step's tokens [B], in order, and answers bool [B]: rows that end here. Rows that
         have ended get padding.
+      rules: see `lmx.decode.rules`; they come before temperature and filters.
 
     Returns:
       tokens int32 [B, N], eos_id (or 0) behind the end; lengths int32 [B], tokens before the end, the eos not counted; logprobs
@@ -134,7 +137,7 @@ def generate(
       BadInput: a cache that is too small.
     """
     _check_room(cache, prompt_BT.shape[1] + max_tokens - 1)
-    draw = _Drawer(step, sampling, _row_keys(key, prompt_BT.shape[0]), eos_id, emit)
+    draw = _Drawer(step, sampling, _row_keys(key, prompt_BT.shape[0]), eos_id, emit, rules)
     return _result(draw.round(cache, prompt_BT, lengths_B, None, max_tokens))
 
 
@@ -150,6 +153,7 @@ def continue_text(
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     eos_id: int | None = None,
     emit: Emit | None = None,
+    rules: Sequence[Rule] = (),
 ) -> dict[str, Array]:
     """As `generate`, and on beyond the model's context: a row that fills it goes on from the last half of it, read afresh.
 
@@ -163,7 +167,7 @@ def continue_text(
     batch, width = prompt_BT.shape
     if width > context:
         raise BadInput(f'the prompt has {width} tokens, the model reads at most {context}; shorten it')
-    draw = _Drawer(step, sampling, _row_keys(key, batch), eos_id, emit)
+    draw = _Drawer(step, sampling, _row_keys(key, batch), eos_id, emit, rules)
     slots = min(context, width + max_tokens - 1)  # the last token is drawn and not read
     text = draw.round(empty_cache(batch, slots), prompt_BT, lengths_B, None, max_tokens, context)
 
@@ -195,7 +199,8 @@ def _window(prompt_BT: Array, lengths_B: Array, text: _Text, context: int) -> tu
 class _Drawer:
     """What stays the same from round to round: reads a prompt, then draws token after token."""
 
-    def __init__(self, step: Step, sampling: Sampling, keys_B: Array, eos_id: int | None, emit: Emit | None):
+    def __init__(self, step: Step, sampling: Sampling, keys_B: Array, eos_id: int | None, emit: Emit | None, rules: Sequence[Rule] = ()):
+        self.rules = rules
         self.step, self.sampling, self.keys_B, self.eos_id, self.emit = step, sampling, keys_B, eos_id, emit
 
     def round(self, cache: Any, prompt_BT: Array, lengths_B: Array, text: _Text | None, total: int, context: int | None = None) -> _Text:
@@ -238,7 +243,8 @@ class _Drawer:
 
     def _draw(self, logits_BV: Array, text: _Text) -> _Text:
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(self.keys_B, text.count)
-        drawn_B = jax.vmap(jax.random.categorical)(keys_B, filter_logits(logits_BV, self.sampling, text.seen_BV))
+        allowed_BV = applied(self.rules, logits_BV.astype(jnp.float32), text.tokens_BN, text.count)
+        drawn_B = jax.vmap(jax.random.categorical)(keys_B, filter_logits(allowed_BV, self.sampling, text.seen_BV))
         token_B = jnp.where(text.done_B, 0 if self.eos_id is None else self.eos_id, drawn_B).astype(jnp.int32)
         logprob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV.astype(jnp.float32)), token_B[:, None], axis=1)[:, 0]
         ended_B = text.done_B if self.eos_id is None else text.done_B | (token_B == self.eos_id)

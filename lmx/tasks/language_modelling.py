@@ -11,7 +11,7 @@ import numpy as np
 from lmx import objectives
 from lmx.data import packing
 from lmx.data.cache import token_cache
-from lmx.decode import sample
+from lmx.decode import rules, sample
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 
@@ -33,6 +33,9 @@ def language_modelling(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     stop: Sequence[str] = (),
+    banned: Sequence[str] = (),
+    min_tokens: int = 0,
+    no_repeat: int = 0,
 ) -> Task:
     """Maximum likelihood of the next token; records are {field: text}.
 
@@ -45,10 +48,14 @@ def language_modelling(
       newline_is_word: count line ends as words in word-level perplexity, as WikiText's published figures do.
       max_tokens: new tokens per prompt; temperature (0 = greedy), top_k, top_p, min_p, repetition_penalty: how they are drawn.
       stop: strings that end a continuation; they are not part of it.
+      banned: texts that no continuation holds.
+      min_tokens: of a continuation, before it may end.
+      no_repeat: no so many tokens in a row come twice in a continuation; 0 = they may.
 
     The objective reports 'nll' and 'accuracy' per token, 'bits_per_byte' where the tokenizer is lossless, and 'word_nats' per word.
     """
     sampling = sample.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty)
+    ruled = rules.of_texts(tokenizer, tokenizer.eos_id, banned_texts=banned, least=min_tokens, no_repeat_size=no_repeat)
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
 
     def features(records: Any) -> Any:
@@ -78,6 +85,7 @@ def language_modelling(
             sampling=sampling,
             eos_id=tokenizer.eos_id,
             emit=emit,
+            rules=ruled,
         )
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:

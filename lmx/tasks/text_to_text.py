@@ -13,7 +13,7 @@ import numpy as np
 from lmx import objectives
 from lmx.data import examples, packing
 from lmx.data.cache import token_cache
-from lmx.decode import sample
+from lmx.decode import rules, sample
 from lmx.tasks.language_modelling import Streamer
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
@@ -35,6 +35,11 @@ def text_to_text(
     max_tokens: int | None = None,
     beam_size: int = 1,
     length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    banned: Sequence[str] = (),
+    forced: str = '',
+    min_tokens: int = 0,
+    no_repeat: int = 0,
     metric: Callable[[Sequence[str], Sequence[str]], Any] | None = None,
 ) -> Task:
     """Maximum likelihood of the target given the source, under any `EncoderDecoder`; records are {source: text, target: text}.
@@ -56,6 +61,11 @@ def text_to_text(
       max_tokens: of a prediction; None = max_target_length.
       beam_size: hypotheses that beam search follows; 1 = the likeliest token at each place.
       length_penalty: beam search ranks by log-probability / length^length_penalty.
+      early_stopping: see `lmx.decode.beam.beam_search`.
+      banned: texts that no prediction holds.
+      forced: what every prediction begins with.
+      min_tokens: of a prediction, before it may end.
+      no_repeat: no so many tokens in a row come twice in a prediction; 0 = they may.
       metric: (predictions, references) -> `lmx.metrics.Scores` of whole texts.
 
     Raises:
@@ -74,6 +84,9 @@ def text_to_text(
 
     if row_length is not None and row_length < max(max_source_length, max_target_length):
         raise BadInput(f'row_length {row_length} is below the lengths {max_source_length} and {max_target_length} of one pair; give more')
+
+    limits = {'banned_texts': banned, 'forced_text': forced, 'least': min_tokens, 'no_repeat_size': no_repeat}
+    ruled = rules.of_texts(tokenizer, end_id, **limits)
 
     def features(records: Any) -> Any:
         sources = token_cache(_prefixed(records, source, prefix), tokenizer, field=source)
@@ -126,8 +139,10 @@ def text_to_text(
         if beam_size == 1:
             (cache, _), step = apply(rows, count, method='init_cache'), functools.partial(_step, apply, memory)
             greedy = sample.Sampling(temperature=0)
-            return sample.generate(step, cache, prompt_BT, lengths_B, key, max_tokens=count, sampling=greedy, eos_id=end_id, emit=emit)
-        return _beams(apply, memory, prompt_BT, lengths_B, count, beam_size, length_penalty, end_id)
+            settings: dict[str, Any] = {'max_tokens': count, 'sampling': greedy, 'eos_id': end_id, 'emit': emit, 'rules': ruled}
+            return sample.generate(step, cache, prompt_BT, lengths_B, key, **settings)
+        search = {'beam_size': beam_size, 'length_penalty': length_penalty, 'early_stopping': early_stopping, 'rules': ruled}
+        return _beams(apply, memory, prompt_BT, lengths_B, count, end_id, search)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         ((_, arrays),) = windows
@@ -183,14 +198,12 @@ def _step(apply: Apply, memory: Any, tokens_BT: Array, cache: Any, segments: Arr
 
 
 def _beams(
-    apply: Apply, memory: Any, prompt_BT: Array, lengths_B: Array, count: int, beam_size: int, length_penalty: float, end_id: int
+    apply: Apply, memory: Any, prompt_BT: Array, lengths_B: Array, count: int, end_id: int, search: Mapping[str, Any]
 ) -> Mapping[str, Array]:
     from lmx.decode import beam
 
-    rows = prompt_BT.shape[0]
+    rows, beam_size = prompt_BT.shape[0], search['beam_size']
     cache, _ = apply(rows * beam_size, count, method='init_cache')
     step = functools.partial(_step, apply, memory.take(jnp.repeat(jnp.arange(rows), beam_size)))
-    found = beam.beam_search(
-        step, cache, prompt_BT, lengths_B, beam_size=beam_size, max_tokens=count, eos_id=end_id, length_penalty=length_penalty
-    )
+    found = beam.beam_search(step, cache, prompt_BT, lengths_B, max_tokens=count, eos_id=end_id, **search)
     return jax.tree.map(lambda array: array[:, 0], dict(found))

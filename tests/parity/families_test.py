@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lmx import spec
-from lmx.decode import beam, sample
+from lmx.decode import beam, rules, sample
 from lmx.interop import families, huggingface
 
 pytest.importorskip('torch')
@@ -303,17 +303,17 @@ def test_greedy_tokens(name):
 def test_beam_tokens(name):
     """Three hypotheses, an end token that is reached at times, and another way of stopping for every third family."""
     both, given, number = pair(name), prompts(name), GENERATORS.index(name)
-    rules = {'length_penalty': (1.0, 0.6, 2.0)[number % 3], 'early_stopping': (False, True, 'never')[number // 3 % 3]}
+    stopping = {'length_penalty': (1.0, 0.6, 2.0)[number % 3], 'early_stopping': (False, True, 'never')[number // 3 % 3]}
     eos = 5
     settings = {'num_beams': 3, 'num_return_sequences': 3, 'max_new_tokens': NEW, 'eos_token_id': eos, 'output_scores': True}
-    result = both.theirs.generate(**given.theirs, **settings, **rules)
+    result = both.theirs.generate(**given.theirs, **settings, **stopping)
     want, scores = result.sequences.reshape(2, 3, -1).numpy(), result.sequences_scores.reshape(2, 3).numpy()
     want = want[..., 1 if hasattr(both.ours, 'encode') else S :]
 
     @jax.jit
     def ours(params):
         cache = both.ours.init_cache(6, given.start_BT.shape[1] + NEW)
-        options = {'beam_size': 3, 'num_return': 3, 'max_tokens': NEW, 'eos_id': eos, **rules}
+        options = {'beam_size': 3, 'num_return': 3, 'max_tokens': NEW, 'eos_id': eos, **stopping}
         return beam.beam_search(given.step(params, 3), cache, given.start_BT, given.lengths_B, **options)
 
     found = ours({'params': both.params})
@@ -322,6 +322,44 @@ def test_beam_tokens(name):
     for text, length, reference in zip(found['tokens'].reshape(6, -1), found['lengths'].reshape(6), want.reshape(6, -1)):
         ended = reference.tolist().index(eos) if eos in reference else len(reference)
         assert text[:length].tolist() == reference[:ended].tolist()
+
+
+@pytest.mark.parametrize('beams', [1, 3])
+@pytest.mark.parametrize('name', ['gpt2', 't5'])
+def test_tokens_under_rules(name, beams):
+    """Banned words, a least length, a forced end and, where transformers does not look at the prompt for it, no pair of tokens twice."""
+    both, given, eos = pair(name), prompts(name), 5
+    seq2seq = hasattr(both.ours, 'encode')
+    free = both.theirs.generate(**given.theirs, max_new_tokens=NEW, num_beams=beams).sequences[:, -NEW:].tolist()
+    words = [[free[0][0]], free[1][1:3], [0]]  # 0 also begins a text, which transformers counts as the first of a pair
+    settings = {
+        'max_new_tokens': NEW,
+        'num_beams': beams,
+        'eos_token_id': eos,
+        'bad_words_ids': words,
+        'min_new_tokens': 4,
+        'forced_eos_token_id': eos,
+    }
+    result = both.theirs.generate(**given.theirs, **settings, **({'no_repeat_ngram_size': 2} if seq2seq else {}))
+    want = result.sequences[:, 1 if seq2seq else S :].tolist()
+    made = [rules.banned(words=words), rules.min_tokens(count=4, eos_id=eos), rules.forced_end(eos_id=eos)]
+    made += [rules.no_repeat(size=2)] if seq2seq else []
+    options = {'max_tokens': NEW, 'eos_id': eos, 'rules': made}
+
+    @jax.jit
+    def ours(params):
+        cache = both.ours.init_cache(2 * beams, given.start_BT.shape[1] + NEW)
+        step = given.step(params, beams)
+        if beams == 1:
+            key, greedy = jax.random.key(0), sample.Sampling(temperature=0)
+            return sample.generate(step, cache, given.start_BT, given.lengths_B, key, sampling=greedy, **options)
+        found = beam.beam_search(step, cache, given.start_BT, given.lengths_B, beam_size=beams, **options)
+        return {name: found[name][:, 0] for name in ('tokens', 'lengths')}
+
+    found = ours({'params': both.params})
+    for text, length, reference, unruled in zip(found['tokens'], found['lengths'], want, free):
+        assert text[: length + 1].tolist() == reference[: reference.index(eos) + 1]
+        assert text[:NEW].tolist() != unruled
 
 
 @pytest.mark.parametrize('name', ROWS)

@@ -1,6 +1,7 @@
 """Text to text: what the model is given, the loss against PyTorch's, padding that changes nothing, and a run that learns to reverse words."""
 
 import functools
+import itertools
 from functools import partial
 
 import grain
@@ -207,6 +208,21 @@ def test_prediction_is_the_likeliest_token_at_each_place(family):
         assert row[:length] == want[:end]
     record = {name: array[0] for name, array in arrays.items()}
     assert made.decode(PAIRS[0], [({}, record)])['text'] == T5.decode(record['tokens'][: record['lengths']])
+
+
+@pytest.mark.parametrize('beam_size', [1, 3])
+def test_predictions_keep_to_what_they_may_say(beam_size):
+    model, params = built('t5')
+    made = task(source=8, target=6, beam_size=beam_size, banned=('a', 'cb'), forced='d', min_tokens=3, no_repeat=1)
+    batch = {name: np.stack([made.encode(record)[0][name] for record in PAIRS]) for name in ('source', 'source_segments')}
+    arrays = jax.jit(lambda params: made.predict(bind(model, params), batch, jax.random.split(jax.random.key(0), 3)))(params)
+    for row, length in zip(arrays['tokens'].tolist(), arrays['lengths'].tolist()):
+        ids = row[:length]
+        assert ids[0] == IDS['d']
+        assert len(ids) >= 3
+        assert len(set(ids)) == len(ids)
+        assert IDS['a'] not in ids
+        assert (IDS['c'], IDS['b']) not in set(itertools.pairwise(ids))
 
 
 def reversals(count: int = 64):
