@@ -22,6 +22,7 @@ lmx: language-model research in JAX. One config is one run.
   lmx evaluate  --workdir=runs/a --checkpoint=best                  loss, perplexity, bits per byte of a split
   lmx predict   --workdir=runs/a --input='def main('                what the task predicts: a continuation, a label, ...
   lmx search    --workdir=runs/b --corpus=FILE --query=TEXT         the texts that are nearest in meaning
+  lmx harness   --workdir=runs/a --tasks=arc_easy,hellaswag         a decoder under lm-evaluation-harness
   lmx data      --config=configs/gpt_stdlib.py                      stages, shapes and decoded examples of the pipeline
   lmx report    runs/a runs/b                                       report.html: curves, samples, config, what differs
   lmx import    --from=DIR --workdir=runs/b                         a Hugging Face model as a run; lmx export writes one
@@ -402,6 +403,31 @@ def _search(v: Flags, rest: list[str], overrides: list[str]) -> None:
         print(query if len(v.query) > 1 else '', *(f'{hit["score"]:.4f}  {hit["line"]:>6}  {hit["text"]}' for hit in found), sep='\n')
 
 
+def _harness_flags(v: Flags) -> None:
+    _restore_flags(v)
+    flags.DEFINE_list('tasks', [], 'names of tasks or groups, with commas between them', flag_values=v)
+    flags.DEFINE_integer('shots', None, 'answered examples before each question; default: as the task says', flag_values=v)
+    flags.DEFINE_integer('limit', None, 'questions per task; default: all', flag_values=v)
+    flags.DEFINE_string('include', None, 'a folder with task files of your own', flag_values=v)
+    flags.DEFINE_integer('batch_size', 16, 'rows read together', flag_values=v)
+    flags.DEFINE_integer('seed', 0, 'of sampling, and of which examples are drawn', flag_values=v)
+
+
+def _harness(v: Flags, rest: list[str], overrides: list[str]) -> None:
+    _refuse(rest)
+    if not v.tasks:
+        raise BadInput('give --tasks=NAME,NAME, as in --tasks=arc_easy,hellaswag')
+    config = _restored(v, overrides)
+    try:
+        from lmx.run.harness import harness
+    except ImportError as error:
+        raise BadInput(f"{error}; pip install 'lmx[harness]'") from None
+    from lmx import run
+
+    options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'batch_size': v.batch_size, 'seed': v.seed}
+    print(run.table(harness(v.workdir, v.tasks, shots=v.shots, limit=v.limit, include=v.include, **options)))
+
+
 def _runs(v: Flags, rest: list[str], overrides: list[str]) -> None:
     from lmx.report import runs
 
@@ -491,6 +517,15 @@ COMMANDS: dict[str, Command] = {
         """the texts of a corpus that are nearest to a query; the corpus is embedded once and kept in the cache.
 
         lmx search --workdir=runs/minilm --corpus=abstracts.txt --query='heat transfer at high speed' --top=3
+        """,
+    ),
+    'harness': (
+        _harness_flags,
+        _harness,
+        """a decoder's scores on the tasks of lm-evaluation-harness, equal to those that it gives for the exported model.
+
+        lmx harness --workdir=runs/a --tasks=arc_easy,hellaswag --shots=5
+        lmx harness --workdir=runs/a --tasks=mine --include=DIR        tasks of your own, which need no network
         """,
     ),
     'import': (

@@ -60,9 +60,10 @@ def predictions(
     batch_size: int = 16,
     skip_bad: bool = False,
     write: Callable[[int, str], None] | None = None,
+    task: Task | None = None,
 ) -> list[dict[str, Any]]:
-    """As `predict`, with a run that is already open."""
-    task = parts.task
+    """As `predict`, with a run that is already open; by its own task or another."""
+    task = parts.task if task is None else task
     if task.encode is None or task.predict is None or task.decode is None:
         raise BadInput(f'the task {parts.config.task.call} makes no predictions')
     records: dict[int, Record] = {}
@@ -77,7 +78,7 @@ def predictions(
             if not skip_bad:
                 raise
             errors[index] = str(error)
-    run = _Predictor(parts, params, seed)
+    run = _Predictor(parts, params, seed, task)
     found: dict[int, list[tuple[Features, Any]]] = {index: [] for index in records}
     from tqdm import tqdm
 
@@ -94,8 +95,8 @@ def predictions(
 class _Predictor:
     """The compiled prediction: one compilation for every shape of features."""
 
-    def __init__(self, parts: Any, params: Any, seed: int):
-        self.parts, self.params, self.key = parts, params, jax.random.key(seed)
+    def __init__(self, parts: Any, params: Any, seed: int, task: Task):
+        self.parts, self.params, self.key, self.task = parts, params, jax.random.key(seed), task
         self.listener: Callable[[Any], Any] | None = None
         self.compiled = {listening: jax.jit(self._trace(listening)) for listening in (False, True)}
 
@@ -105,13 +106,13 @@ class _Predictor:
         def run(params: Any, batch: Any, indices: Any) -> Any:
             model = self.parts.make(self.parts.values)[0]
             keys = jax.vmap(lambda index: jax.random.fold_in(self.key, index))(indices)
-            return self.parts.task.predict(bind(model, params), batch, keys, emit)
+            return self.task.predict(bind(model, params), batch, keys, emit)
 
         return run
 
     def __call__(self, group: Sequence[tuple[int, Features]], write: Callable[[int, str], None] | None) -> dict[str, np.ndarray]:
         indices = [index for index, _ in group]
-        stream = self.parts.task.stream
+        stream = self.task.stream
         self.listener = stream and stream(write and (lambda row, text: write(indices[row], text)))
         batch = {name: np.stack([features[name] for _, features in group]) for name in group[0][1]}
         out = jax.device_get(self.compiled[self.listener is not None](self.params, batch, np.array(indices, np.int32)))

@@ -2,7 +2,9 @@
 
 from lmx.tasks.instruction_tuning import instruction_tuning
 from lmx.tasks.language_modelling import language_modelling
+from lmx.tasks.likelihood import likelihood
 from lmx.tasks.masked_language_modelling import masked_language_modelling
+from lmx.tasks.multiple_choice import multiple_choice
 from lmx.tasks.question_answering import question_answering
 from lmx.tasks.retrieval import retrieval
 from lmx.tasks.semantic_search import semantic_search
@@ -17,7 +19,9 @@ __all__ = [
     'extractive_summarization',
     'instruction_tuning',
     'language_modelling',
+    'likelihood',
     'masked_language_modelling',
+    'multiple_choice',
     'question_answering',
     'retrieval',
     'semantic_search',

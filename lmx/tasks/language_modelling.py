@@ -91,7 +91,7 @@ def language_modelling(
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         ((_, arrays),) = windows
         count = int(arrays['lengths'])
-        text, _ = _cut(tokenizer.decode(arrays['tokens'][:count]), stops)
+        text, _ = cut(tokenizer.decode(arrays['tokens'][:count]), stops)
         return {'continuation': text, 'tokens': count, 'logprob': float(np.sum(arrays['logprobs'][:count]))}
 
     def describe(example: Features) -> str:
@@ -129,7 +129,7 @@ def _empty_cache(apply: Apply, batch_size: int, max_length: int) -> Any:
     return cache
 
 
-def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text up to the first stop string, and whether there was one."""
     found = [text.index(stop) for stop in stops if stop in text]
     return (text[: min(found)], True) if found else (text, False)
@@ -158,7 +158,7 @@ class Streamer:
             self.done[row] = True
         else:
             self.ids[row].append(token)
-        text, stopped = _cut(self.tokenizer.decode(self.ids[row]), self.stops)
+        text, stopped = cut(self.tokenizer.decode(self.ids[row]), self.stops)
         self.done[row] = self.done[row] or stopped
         # Hold back what may yet change: an unfinished character, or the beginning of a stop string.
         hold = 0 if self.done[row] else max([len(stop) - 1 for stop in self.stops], default=0)
@@ -170,7 +170,7 @@ class Streamer:
     def finish(self) -> None:
         """Writes what was still held back."""
         for row, ids in enumerate(self.ids):
-            text, _ = _cut(self.tokenizer.decode(ids), self.stops)
+            text, _ = cut(self.tokenizer.decode(ids), self.stops)
             if self.write and len(text) > self.shown[row]:
                 self.write(row, text[self.shown[row] :])
                 self.shown[row] = len(text)

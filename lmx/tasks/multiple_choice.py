@@ -10,13 +10,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lmx import objectives, rng
-from lmx.data.examples import index_of, named, padded, size
+from lmx.data.examples import index_of, named
 from lmx.metrics import scores
+from lmx.tasks.likelihood import logprobs, scored, split, trained
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Sums, Task
 
 LENGTHS = ('none', 'characters', 'bytes', 'tokens')
@@ -105,10 +104,7 @@ def multiple_choice(
 
     def example(record: Record) -> Features:
         first, last = parts(record, context(record), texts(record)[right(record)])
-        ids = np.concatenate([first, last])[-(max_length + 1) :]
-        weights = np.arange(1, len(ids)) >= len(ids) - len(last)
-        columns = {'inputs': ids[:-1], 'targets': ids[1:], 'weights': weights.astype(np.float32)}
-        return {name: padded(column, max_length) for name, column in columns.items()}
+        return trained(first, last, max_length=max_length)
 
     def encode(record: Record) -> list[Features]:
         before = context(record)
@@ -120,7 +116,7 @@ def multiple_choice(
         ]
 
     def predict(apply: Apply, batch: Batch, key: Any, emit: Any = None) -> Mapping[str, Array]:
-        return {'logprob': likelihood(apply, batch)['logprob']}
+        return {'logprob': logprobs(apply, batch)['logprob']}
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         windows = sorted(windows, key=lambda window: int(window[0]['choice']))  # they were batched by shape
@@ -157,57 +153,6 @@ def multiple_choice(
         score=score,
         describe=describe,
     )
-
-
-def split(tokenizer: Any, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of a context, with the special tokens that the tokenizer puts before a text, and of its continuation, int32 each.
-
-    Both are tokenized as one text, which is cut where the context by itself would end; blanks at the end of the context belong to the
-    continuation. An empty context is the tokenizer's bos, else eos.
-
-    Raises:
-      BadInput: an empty context, and a tokenizer without either.
-    """
-    kept = context.rstrip()
-    context, continuation = kept, context[len(kept) :] + continuation
-    whole, begun = tokenizer.encode_batch([context + continuation, context])
-    marked = tokenizer.join([-1])[0]
-    start = marked[: int(np.flatnonzero(marked == -1)[0])]
-    if not len(begun) and not len(start):
-        first = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-        if first is None:
-            raise BadInput('the prompt is empty, and the tokenizer has neither bos nor eos to begin with; give a prompt')
-        start = np.array([first], np.int32)
-    return np.concatenate([start, begun]), whole[len(begun) :]
-
-
-def scored(context: Any, continuation: Any, *, max_length: int) -> Features:
-    """What `likelihood` reads of one row: inputs int32 [T], of which the beginning goes where it is too long; places and targets int32 [N]
-    and weights float32 [N], the continuation. T and N take few values, so that few programs are compiled.
-
-    Args:
-      context, continuation: ids, at least one each; the continuation at most max_length.
-    """
-    ids = np.concatenate([context, continuation]).astype(np.int32)[-(max_length + 1) :]
-    length, count = len(ids) - 1, len(continuation)
-    room = size(count, max_length, least=8)
-    return {
-        'inputs': padded(ids[:-1], size(length, max_length)),
-        'places': padded(np.arange(length - count, length), room),
-        'targets': padded(ids[-count:], room),
-        'weights': padded(np.ones(count, np.float32), room),
-    }
-
-
-def likelihood(apply: Apply, batch: Batch) -> dict[str, Array]:
-    """Of rows as `scored` makes them, under a `Decoder`: logprob float32 [B], the continuation's log-probability in nats; greedy bool [B],
-    whether it is the likeliest at each place. Only these places are unembedded."""
-    (hidden_BTD, _), _ = apply(batch['inputs'], method='hidden')
-    hidden_BND = jnp.take_along_axis(hidden_BTD, batch['places'][..., None], axis=1)
-    logits_BNV = apply(hidden_BND, method='unembed')[0].astype(jnp.float32)
-    own_BN = jnp.take_along_axis(jax.nn.log_softmax(logits_BNV), batch['targets'][..., None], axis=-1)[..., 0]
-    best_BN = (jnp.argmax(logits_BNV, axis=-1) == batch['targets']) | (batch['weights'] == 0)
-    return {'logprob': jnp.sum(own_BN * batch['weights'], axis=-1), 'greedy': jnp.all(best_BN, axis=-1)}
 
 
 def _objective(apply: Apply, batch: Batch, chunk: int | None) -> Sums:

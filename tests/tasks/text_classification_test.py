@@ -18,6 +18,8 @@ from lmx.tasks.text_classification import labelled
 from lmx.train.state import bind, init_params
 from lmx.types import BadInput
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 LABELS = ('few', 'some', 'many')
 RECORDS = [
     {'text': 'one two', 'other': 'two two three', 'label': 'some', 'value': 2.5},
