@@ -11,6 +11,9 @@ import numpy as np
 from lmx import objectives
 from lmx.data import examples
 from lmx.data.cache import token_cache
+from lmx.metrics.answers import normalized, squad
+from lmx.tasks.summarization import sentences
+from lmx.text.tokenizers import text_of
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 
@@ -167,3 +170,23 @@ def _tokens(offsets: np.ndarray, start: int, end: int) -> tuple[int, int]:
     """The first and last token that touch these characters; (-1, -1) where none does."""
     touched = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end))
     return (int(touched[0]), int(touched[-1])) if len(touched) else (-1, -1)
+
+
+def trivial(*, source: Any, question: str = 'question', context: str = 'context', answers: str = 'answers') -> dict[str, float]:
+    """The baselines: SQuAD's scores of the context's first sentence, and of the one with most of the question's words. For `baselines`."""
+    records = [source[index] for index in range(len(source))]
+    true = [[str(text) for text in record[answers]['text']] for record in records]
+    out = {}
+    for name, pick in {'first sentence': _first, 'nearest sentence': _nearest}.items():
+        made = [pick(sentences(text_of(record, context)), text_of(record, question)) for record in records]
+        out.update({f'{name}, {metric}': value for metric, value in squad(made, true).values().items()})
+    return out
+
+
+def _first(texts: Sequence[str], question: str) -> str:
+    return texts[0] if texts else ''
+
+
+def _nearest(texts: Sequence[str], question: str) -> str:
+    words = set(normalized(question).split())
+    return max(texts, key=lambda text: len(words & set(normalized(text).split())), default='')

@@ -7,6 +7,7 @@ import pytest
 
 from lmx import objectives, rng, tasks, text
 from lmx.data import sources
+from lmx.tasks.question_answering import trivial
 from lmx.types import BadInput
 
 WORDS = ['Ada', 'wrote', 'notes', 'on', 'the', 'engine', 'in', 'London', ',', 'été', 'and', '"programs"', '1843']
@@ -157,3 +158,14 @@ def test_loss_equals_pytorch_and_padding_changes_nothing():
 def test_refusals(make, says):
     with pytest.raises(BadInput, match=says):
         make()
+
+
+def test_the_trivial_baselines_by_hand():
+    records = [
+        {'context': 'Rome is old. Paris is in France.', 'question': 'Where is Paris?', 'answers': {'text': ['Rome is old']}},
+        {'context': 'It rains. Paris is in France.', 'question': 'Where is Paris?', 'answers': {'text': ['Paris is in France', 'x']}},
+    ]
+    found = trivial(source=sources.in_memory(records=records))
+    assert found['first sentence, exact_match'] == found['nearest sentence, exact_match'] == 50
+    assert found['first sentence, f1'] == 50
+    assert found['nearest sentence, f1'] == pytest.approx(100 * (2 * 1 / (4 + 3) + 1) / 2)  # 'is' is shared
