@@ -3,6 +3,7 @@
 from lmx.metrics import compression
 from lmx.metrics.answers import exact, final_number, squad
 from lmx.metrics.classification import classification, correlation
+from lmx.metrics.code import pass_at_k
 from lmx.metrics.entities import entities
 from lmx.metrics.retrieval import retrieval
 from lmx.metrics.scores import Scores
@@ -20,6 +21,7 @@ __all__ = [
     'entities',
     'exact',
     'final_number',
+    'pass_at_k',
     'retrieval',
     'rouge',
     'squad',

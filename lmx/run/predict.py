@@ -106,6 +106,7 @@ class _Predictor:
         def run(params: Any, batch: Any, indices: Any) -> Any:
             model = self.parts.make(self.parts.values)[0]
             keys = jax.vmap(lambda index: jax.random.fold_in(self.key, index))(indices)
+            assert self.task.predict is not None
             return self.task.predict(bind(model, params), batch, keys, emit)
 
         return run

@@ -1,5 +1,6 @@
 """One file per task; a task is a record of functions (`lmx.types.Task`)."""
 
+from lmx.tasks.code_generation import code_generation
 from lmx.tasks.instruction_tuning import instruction_tuning
 from lmx.tasks.language_modelling import language_modelling
 from lmx.tasks.likelihood import likelihood
@@ -16,6 +17,7 @@ from lmx.tasks.translation import translation
 from lmx.tasks.word_vectors import word_vectors
 
 __all__ = [
+    'code_generation',
     'extractive_summarization',
     'instruction_tuning',
     'language_modelling',

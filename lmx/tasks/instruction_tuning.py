@@ -53,7 +53,7 @@ def instruction_tuning(
     sampling = sample.Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
 
     def features(records: Any) -> Any:
-        return _rows(chat, records, max_length)
+        return rows_of(records, chat.encode, max_length)
 
     def encode(record: Record) -> list[Features]:
         ids = chat.prompt(_asked(messages_of(record)))
@@ -92,12 +92,19 @@ def _asked(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     return messages[:-1] if messages[-1]['role'] == 'assistant' else messages
 
 
-def _rows(chat: Chat, records: Any, length: int) -> Any:
-    """Rows of `length` that hold as many whole conversations as fit, with segments and positions."""
+def rows_of(records: Any, encode: Callable[[Any], tuple[np.ndarray, np.ndarray]], length: int) -> Any:
+    """Rows of `length` that hold as many whole conversations as fit, with segments and positions.
+
+    Args:
+      encode: messages -> (ids, whether each is part of an answer).
+
+    Raises:
+      BadInput: not one fits.
+    """
     import grain
     from tqdm import tqdm
 
-    made = [chat.encode(messages_of(records[i])) for i in tqdm(range(len(records)), desc='conversations', leave=False, mininterval=1)]
+    made = [encode(messages_of(records[i])) for i in tqdm(range(len(records)), desc='conversations', leave=False, mininterval=1)]
     kept = [(ids, answer) for ids, answer in made if len(ids) - 1 <= length]
     if not kept:
         longest = min(len(ids) for ids, _ in made)

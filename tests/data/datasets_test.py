@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lmx.data import sources
-from lmx.data.datasets import chores
+from lmx.data.datasets import chores, exercises
 
 FIELDS = {
     'multi30k': ('en', 'de'),
@@ -22,6 +22,7 @@ FIELDS = {
     'stsb': ('text', 'other', 'score'),
     'facts': ('context', 'question', 'answers'),
     'chores': ('prompt', 'completion'),
+    'exercises': exercises.FIELDS,
 }
 
 
@@ -45,6 +46,20 @@ def test_facts_are_where_they_are_said_to_be(tmp_path):
         assert record['context'].count(f'{who} ') == 2  # two facts, of two kinds, so one answer
     texts = [{record['context'] for record in split} for split in splits.values()]
     assert len(set.union(*texts)) == 4600
+
+
+def test_exercises_say_what_their_solutions_do(tmp_path):
+    splits = {split: records('exercises', split, tmp_path) for split in ('train', 'validation', 'test')}
+    assert [len(split) for split in splits.values()] == [20_000, 200, 200]
+    assert len(set.union(*({record['prompt'] for record in split} for split in splits.values()))) == 20_400
+    for record in splits['test']:
+        names: dict = {}
+        exec(f'{record["prompt"]}{record["completion"]}\n{record["test"]}', names)
+        names['check'](names[record['entry_point']])
+    assert exercises.ONE[0] == ('twice {}', '(2 * {})')
+    nested = 'Return twice half of the sum of a and b, rounded down.'
+    solution = exercises.ONE[0][1].format(exercises.ONE[5][1].format(exercises.TWO[0][1].format('a', 'b')))
+    assert (nested.count('half'), eval(solution, {'a': 2, 'b': 3})) == (1, 4)  # each part keeps to itself: not 2 * 5 // 2
 
 
 def test_chores_have_one_right_answer(tmp_path):
