@@ -137,7 +137,7 @@ def generate(
       BadInput: a cache that is too small.
     """
     _check_room(cache, prompt_BT.shape[1] + max_tokens - 1)
-    draw = _Drawer(step, sampling, _row_keys(key, prompt_BT.shape[0]), eos_id, emit, rules)
+    draw = _Drawer(step, sampling, row_keys(key, prompt_BT.shape[0]), eos_id, emit, rules)
     return _result(draw.round(cache, prompt_BT, lengths_B, None, max_tokens))
 
 
@@ -167,7 +167,7 @@ def continue_text(
     batch, width = prompt_BT.shape
     if width > context:
         raise BadInput(f'the prompt has {width} tokens, the model reads at most {context}; shorten it')
-    draw = _Drawer(step, sampling, _row_keys(key, batch), eos_id, emit, rules)
+    draw = _Drawer(step, sampling, row_keys(key, batch), eos_id, emit, rules)
     slots = min(context, width + max_tokens - 1)  # the last token is drawn and not read
     text = draw.round(empty_cache(batch, slots), prompt_BT, lengths_B, None, max_tokens, context)
 
@@ -263,7 +263,7 @@ class _Drawer:
         )
 
 
-def _row_keys(key: Array, batch: int) -> Array:
+def row_keys(key: Array, batch: int) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch)) if key.ndim == 0 else key
 
 
