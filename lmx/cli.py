@@ -249,6 +249,7 @@ SAMPLING = {
     'banned': (flags.DEFINE_multi_string, 'a text that no prediction may hold; several may be given'),
     'min_tokens': (flags.DEFINE_integer, 'tokens before a prediction may end'),
     'no_repeat': (flags.DEFINE_integer, 'no so many tokens in a row come twice; 0 = they may'),
+    'draft_tokens': (flags.DEFINE_integer, 'what --draft proposes at a time'),
 }
 
 
@@ -259,6 +260,9 @@ def _predict_flags(v: Flags) -> None:
     flags.DEFINE_string('output', None, 'FILE.jsonl for the predictions; default: print them', flag_values=v)
     flags.DEFINE_integer('seed', 0, 'of the sampling', flag_values=v)
     flags.DEFINE_integer('batch_size', 16, 'inputs predicted together', flag_values=v)
+    flags.DEFINE_string(
+        'draft', None, 'a smaller run with the same tokenizer, which proposes tokens: faster, and the same text', flag_values=v
+    )
     flags.DEFINE_bool('skip_bad', False, 'leave broken lines out and go on after inputs that cannot be read', flag_values=v)
     for name, (define, text) in SAMPLING.items():
         define(name, None, f'{text}; default: the config, task.{name}', flag_values=v)
@@ -282,8 +286,8 @@ def _predict(v: Flags, rest: list[str], overrides: list[str]) -> None:
     if v.output is not None and os.path.exists(v.output):
         raise BadInput(f'{v.output} exists; give another --output')
     options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'seed': v.seed, 'batch_size': v.batch_size}
-    options['skip_bad'] = v.skip_bad
-    if v.input is not None and v.output is None and 'continuation' in _shown(config):
+    options |= {'skip_bad': v.skip_bad, 'draft': v.draft}
+    if v.input is not None and v.output is None and v.draft is None and _streams(config):
         print(v.input, end='', flush=True)
         predict(v.workdir, inputs, write=lambda _, text: print(text, end='', flush=True), **options)
         print()
@@ -298,9 +302,9 @@ def _predict(v: Flags, rest: list[str], overrides: list[str]) -> None:
         print(json.dumps({'input': item, **made}, ensure_ascii=False))
 
 
-def _shown(config: Any) -> str:
-    """Tasks with sampling settings write text as it is made."""
-    return 'continuation' if 'temperature' in config.task else ''
+def _streams(config: Any) -> bool:
+    """Tasks with sampling settings write text as it is made, but for a search, which knows its text at the end."""
+    return 'temperature' in config.task and config.task.get('beam_size', 1) == config.task.get('samples', 1) == 1
 
 
 def _data_flags(v: Flags) -> None:

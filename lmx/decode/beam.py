@@ -87,6 +87,11 @@ def beam_search(
     return {name: array[:, :num_return] for name, array in found.items()}
 
 
+def best(*args: Any, **keywords: Any) -> dict[str, Array]:
+    """`beam_search`'s best text of each row: tokens [B, N], lengths [B], scores [B]."""
+    return {name: array[:, 0] for name, array in beam_search(*args, **keywords).items()}
+
+
 class _Search:
     """What stays the same from step to step."""
 

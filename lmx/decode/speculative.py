@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -72,6 +73,16 @@ def speculate(
         'rounds': text.rounds_B,
         'accepted': text.accepted_B,
     }
+
+
+def check(beam_size: int, rules: Sequence[Any]) -> None:
+    """Raises:
+    BadInput: what a search or rules over the next token would make of proposals is not defined.
+    """
+    if beam_size > 1:
+        raise BadInput(f'beam_size {beam_size} does not go with a draft, which is for one text at a time; use 1')
+    if rules:
+        raise BadInput('banned, forced, min_tokens and no_repeat do not go with a draft; leave them or the draft out')
 
 
 class _Speaker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import json
 import os
@@ -31,6 +32,7 @@ def predict(
     batch_size: int = 16,
     skip_bad: bool = False,
     write: Callable[[int, str], None] | None = None,
+    draft: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """One prediction per input, in the inputs' order.
 
@@ -41,6 +43,7 @@ def predict(
       batch_size: inputs predicted together.
       skip_bad: an input that cannot be read gets {'error': why} for its prediction, and the rest goes on.
       write: (index, text) -> None gets text as it is made, one input at a time.
+      draft: the workdir of a smaller run with the same tokenizer, which proposes what this one says; see `lmx.decode.speculative`.
 
     Raises:
       BadInput: an empty or too long input, a record without a field, a task that predicts nothing.
@@ -48,7 +51,19 @@ def predict(
     parts, params, _ = restore(workdir, checkpoint, config, allow)
     single = isinstance(inputs, (str, Mapping))
     options: dict[str, Any] = {'seed': seed, 'batch_size': 1 if write else batch_size, 'skip_bad': skip_bad, 'write': write}
+    if draft is not None:
+        options['draft'] = _draft(parts, draft, allow)
     return predictions(parts, params, [inputs] if single else inputs, **options)
+
+
+def _draft(parts: Any, workdir: str | os.PathLike[str], allow: Sequence[str]) -> tuple[Any, Any]:
+    """(parts, parameters) of the run that proposes."""
+    theirs, params, _ = restore(workdir, allow=allow)
+    if theirs.builder('tokenizer').fingerprint != parts.builder('tokenizer').fingerprint:
+        raise BadInput(f'the draft {workdir} has another tokenizer; proposals need the same one')
+    if 'draft' not in inspect.signature(parts.task.predict).parameters:
+        raise BadInput(f'the task {parts.config.task.call} takes no draft')
+    return theirs, params
 
 
 def predictions(
@@ -61,8 +76,9 @@ def predictions(
     skip_bad: bool = False,
     write: Callable[[int, str], None] | None = None,
     task: Task | None = None,
+    draft: tuple[Any, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """As `predict`, with a run that is already open; by its own task or another."""
+    """As `predict`, with a run that is already open, and a draft that is; by its own task or another."""
     task = parts.task if task is None else task
     if task.encode is None or task.predict is None or task.decode is None:
         raise BadInput(f'the task {parts.config.task.call} makes no predictions')
@@ -78,7 +94,7 @@ def predictions(
             if not skip_bad:
                 raise
             errors[index] = str(error)
-    run = _Predictor(parts, params, seed, task)
+    run = _Predictor(parts, params, seed, task, draft)
     found: dict[int, list[tuple[Features, Any]]] = {index: [] for index in records}
     from tqdm import tqdm
 
@@ -95,8 +111,9 @@ def predictions(
 class _Predictor:
     """The compiled prediction: one compilation for every shape of features."""
 
-    def __init__(self, parts: Any, params: Any, seed: int, task: Task):
-        self.parts, self.params, self.key, self.task = parts, params, jax.random.key(seed), task
+    def __init__(self, parts: Any, params: Any, seed: int, task: Task, draft: tuple[Any, Any] | None = None):
+        self.parts, self.key, self.task = parts, jax.random.key(seed), task
+        self.draft, self.params = draft and draft[0], (params, draft and draft[1])
         self.listener: Callable[[Any], Any] | None = None
         self.compiled = {listening: jax.jit(self._trace(listening)) for listening in (False, True)}
 
@@ -104,16 +121,18 @@ class _Predictor:
         emit = (lambda tokens: self.listener(tokens)) if listening else None  # type: ignore[misc]
 
         def run(params: Any, batch: Any, indices: Any) -> Any:
+            own, drafts = params
             model = self.parts.make(self.parts.values)[0]
+            extra = {} if self.draft is None else {'draft': bind(self.draft.make(self.draft.values)[0], drafts)}
             keys = jax.vmap(lambda index: jax.random.fold_in(self.key, index))(indices)
             assert self.task.predict is not None
-            return self.task.predict(bind(model, params), batch, keys, emit)
+            return self.task.predict(bind(model, own), batch, keys, emit, **extra)
 
         return run
 
     def __call__(self, group: Sequence[tuple[int, Features]], write: Callable[[int, str], None] | None) -> dict[str, np.ndarray]:
         indices = [index for index, _ in group]
-        stream = self.task.stream
+        stream = None if self.draft is not None else self.task.stream  # whole rounds are said at once
         self.listener = stream and stream(write and (lambda row, text: write(indices[row], text)))
         batch = {name: np.stack([features[name] for _, features in group]) for name in group[0][1]}
         out = jax.device_get(self.compiled[self.listener is not None](self.params, batch, np.array(indices, np.int32)))

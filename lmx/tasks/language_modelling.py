@@ -11,7 +11,7 @@ import numpy as np
 from lmx import objectives
 from lmx.data import packing
 from lmx.data.cache import token_cache
-from lmx.decode import rules, sample
+from lmx.decode import beam, rules, sample, speculative
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 
@@ -36,6 +36,10 @@ def language_modelling(
     banned: Sequence[str] = (),
     min_tokens: int = 0,
     no_repeat: int = 0,
+    beam_size: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    draft_tokens: int = 4,
 ) -> Task:
     """Maximum likelihood of the next token; records are {field: text}.
 
@@ -51,6 +55,8 @@ def language_modelling(
       banned: texts that no continuation holds.
       min_tokens: of a continuation, before it may end.
       no_repeat: no so many tokens in a row come twice in a continuation; 0 = they may.
+      beam_size, length_penalty, early_stopping: see `lmx.decode.beam.beam_search`, which draws nothing; 1 = tokens are drawn.
+      draft_tokens: what a small model proposes at a time, where a prediction has one; see `lmx.decode.speculative`.
 
     The objective reports 'nll' and 'accuracy' per token, 'bits_per_byte' where the tokenizer is lossless, and 'word_nats' per word.
     """
@@ -73,26 +79,32 @@ def language_modelling(
         size = min(max_length - 1, 1 << max(4, int(len(ids) - 1).bit_length()))  # few shapes, so few compilations
         return [{'prompt': np.pad(ids, (0, size - len(ids))).astype(np.int32), 'length': np.int32(len(ids))}]
 
-    def predict(apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None) -> Mapping[str, Array]:
-        return sample.continue_text(
-            functools.partial(_step, apply),
-            functools.partial(_empty_cache, apply),
-            batch['prompt'],
-            batch['length'],
-            key,
-            context=max_length,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            eos_id=tokenizer.eos_id,
-            emit=emit,
-            rules=ruled,
-        )
+    def predict(
+        apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None, draft: Apply | None = None
+    ) -> Mapping[str, Array]:
+        prompt_BT, lengths_B, eos_id = batch['prompt'], batch['length'], tokenizer.eos_id
+        empty, step = functools.partial(_empty_cache, apply), functools.partial(_step, apply)
+        rows, room = len(prompt_BT), prompt_BT.shape[1] + max_tokens - 1
+        if draft is None and beam_size == 1:
+            settings: dict[str, Any] = {'sampling': sampling, 'eos_id': eos_id, 'emit': emit, 'rules': ruled}
+            return sample.continue_text(step, empty, prompt_BT, lengths_B, key, context=max_length, max_tokens=max_tokens, **settings)
+        if room > max_length:
+            raise BadInput(
+                f'max_tokens {max_tokens} behind prompts of up to {prompt_BT.shape[1]} tokens may pass max_length {max_length}; give fewer tokens'
+            )
+        if draft is None:
+            search = {'beam_size': beam_size, 'length_penalty': length_penalty, 'early_stopping': early_stopping, 'rules': ruled}
+            return beam.best(step, empty(rows * beam_size, room), prompt_BT, lengths_B, max_tokens=max_tokens, eos_id=eos_id, **search)
+        speculative.check(beam_size, ruled)
+        theirs = functools.partial(_step, draft), _empty_cache(draft, rows, room)
+        settings = {'draft_tokens': draft_tokens, 'max_tokens': max_tokens, 'sampling': sampling, 'eos_id': eos_id}
+        return speculative.speculate(step, empty(rows, room), *theirs, prompt_BT, lengths_B, key, **settings)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         ((_, arrays),) = windows
         count = int(arrays['lengths'])
         text, _ = cut(tokenizer.decode(arrays['tokens'][:count]), stops)
-        return {'continuation': text, 'tokens': count, 'logprob': float(np.sum(arrays['logprobs'][:count]))}
+        return {'continuation': text, 'tokens': count, **told(arrays, count, draft_tokens)}
 
     def describe(example: Features) -> str:
         real = np.asarray(example['weights']) > 0
@@ -106,7 +118,7 @@ def language_modelling(
         predict=predict,
         decode=decode,
         describe=describe,
-        stream=lambda write: Streamer(tokenizer, stops, write) if write or stops else None,
+        stream=lambda write: Streamer(tokenizer, stops, write) if beam_size == 1 and (write or stops) else None,
     )
 
 
@@ -127,6 +139,14 @@ def _step(apply: Apply, tokens_BT: Array, cache: Any, segments: Array | None = N
 def _empty_cache(apply: Apply, batch_size: int, max_length: int) -> Any:
     cache, _ = apply(batch_size, max_length, method='init_cache')
     return cache
+
+
+def told(arrays: Mapping[str, Any], count: int, draft_tokens: int) -> dict[str, float]:
+    """How likely a row's first `count` tokens are, or a beam's score; and the share of a small model's proposals that was kept."""
+    made = {'score': float(arrays['scores'])} if 'scores' in arrays else {'logprob': float(np.sum(arrays['logprobs'][:count]))}
+    if 'rounds' in arrays:
+        made['draft_accepted'] = float(arrays['accepted'] / np.maximum(draft_tokens * arrays['rounds'], 1))
+    return made
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -6,15 +6,14 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lmx import objectives
 from lmx.data import examples, packing
 from lmx.data.cache import token_cache
-from lmx.decode import rules, sample
-from lmx.tasks.language_modelling import Streamer
+from lmx.decode import beam, rules, sample, speculative
+from lmx.tasks.language_modelling import Streamer, told
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 
@@ -40,6 +39,7 @@ def text_to_text(
     forced: str = '',
     min_tokens: int = 0,
     no_repeat: int = 0,
+    draft_tokens: int = 4,
     metric: Callable[[Sequence[str], Sequence[str]], Any] | None = None,
 ) -> Task:
     """Maximum likelihood of the target given the source, under any `EncoderDecoder`; records are {source: text, target: text}.
@@ -66,6 +66,7 @@ def text_to_text(
       forced: what every prediction begins with.
       min_tokens: of a prediction, before it may end.
       no_repeat: no so many tokens in a row come twice in a prediction; 0 = they may.
+      draft_tokens: what a small model proposes at a time, where a prediction has one; see `lmx.decode.speculative`.
       metric: (predictions, references) -> `lmx.metrics.Scores` of whole texts.
 
     Raises:
@@ -131,24 +132,26 @@ def text_to_text(
             )
         return [{name: examples.padded(array, examples.size(len(ids), max_source_length)) for name, array in _source(ids).items()}]
 
-    def predict(apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None) -> Mapping[str, Array]:
-        count = max_target_length if max_tokens is None else max_tokens
-        memory, _ = apply(batch['source'], segments=batch['source_segments'], method='encode')
-        rows = batch['source'].shape[0]
+    def predict(
+        apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None, draft: Apply | None = None
+    ) -> Mapping[str, Array]:
+        rows, count = len(batch['source']), max_target_length if max_tokens is None else max_tokens
         prompt_BT, lengths_B = jnp.full((rows, 1), first_id, jnp.int32), jnp.ones((rows,), jnp.int32)
-        if beam_size == 1:
-            (cache, _), step = apply(rows, count, method='init_cache'), functools.partial(_step, apply, memory)
-            greedy = sample.Sampling(temperature=0)
-            settings: dict[str, Any] = {'max_tokens': count, 'sampling': greedy, 'eos_id': end_id, 'emit': emit, 'rules': ruled}
-            return sample.generate(step, cache, prompt_BT, lengths_B, key, **settings)
-        search = {'beam_size': beam_size, 'length_penalty': length_penalty, 'early_stopping': early_stopping, 'rules': ruled}
-        return _beams(apply, memory, prompt_BT, lengths_B, count, end_id, search)
+        settings: dict[str, Any] = {'max_tokens': count, 'eos_id': end_id}
+        if beam_size > 1 and draft is None:
+            settings.update(beam_size=beam_size, length_penalty=length_penalty, early_stopping=early_stopping, rules=ruled)
+            return beam.best(*_reader(apply, batch, count, copies=beam_size), prompt_BT, lengths_B, **settings)
+        settings['sampling'] = sample.Sampling(temperature=0)
+        if draft is None:
+            return sample.generate(*_reader(apply, batch, count), prompt_BT, lengths_B, key, emit=emit, rules=ruled, **settings)
+        speculative.check(beam_size, ruled)
+        readers = *_reader(apply, batch, count), *_reader(draft, batch, count)
+        return speculative.speculate(*readers, prompt_BT, lengths_B, key, draft_tokens=draft_tokens, **settings)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         ((_, arrays),) = windows
         count = int(arrays['lengths'])
-        score = float(arrays['scores']) if 'scores' in arrays else float(np.sum(arrays['logprobs']))
-        made = {'text': tokenizer.decode(arrays['tokens'][:count]), 'tokens': count, 'score' if 'scores' in arrays else 'logprob': score}
+        made = {'text': tokenizer.decode(arrays['tokens'][:count]), 'tokens': count, **told(arrays, len(arrays['tokens']), draft_tokens)}
         left = len(tokenizer.encode(prefix + record[source])) - max_source_length + specials
         return {**made, 'tokens_cut': left} if left > 0 else made
 
@@ -192,18 +195,14 @@ def _row(pairs: Sequence[Features], source_length: int, target_length: int, shar
     return {name: examples.padded(column, lengths.get(name, target_length)) for name, column in columns.items()}
 
 
+def _reader(apply: Apply, batch: Batch, count: int, copies: int = 1) -> tuple[Any, Any]:
+    """(step, empty cache) of a model that has read the sources, each of them `copies` times."""
+    memory, _ = apply(batch['source'], segments=batch['source_segments'], method='encode')
+    rows = len(batch['source'])
+    memory = memory if copies == 1 else memory.take(jnp.repeat(jnp.arange(rows), copies))
+    return functools.partial(_step, apply, memory), apply(rows * copies, count, method='init_cache')[0]
+
+
 def _step(apply: Apply, memory: Any, tokens_BT: Array, cache: Any, segments: Array | None = None) -> tuple[Array, Any]:
     (hidden_BTD, cache), _ = apply(tokens_BT, memory, segments=segments, cache=cache, method='hidden')
     return apply(hidden_BTD, method='unembed')[0], cache
-
-
-def _beams(
-    apply: Apply, memory: Any, prompt_BT: Array, lengths_B: Array, count: int, end_id: int, search: Mapping[str, Any]
-) -> Mapping[str, Array]:
-    from lmx.decode import beam
-
-    rows, beam_size = prompt_BT.shape[0], search['beam_size']
-    cache, _ = apply(rows * beam_size, count, method='init_cache')
-    step = functools.partial(_step, apply, memory.take(jnp.repeat(jnp.arange(rows), beam_size)))
-    found = beam.beam_search(step, cache, prompt_BT, lengths_B, max_tokens=count, eos_id=end_id, **search)
-    return jax.tree.map(lambda array: array[:, 0], dict(found))

@@ -260,3 +260,20 @@ def test_a_run_learns_to_reverse(tmp_path):
 def test_refusals(make, says):
     with pytest.raises(BadInput, match=says):
         make()
+
+
+def test_a_draft_changes_no_translation():
+    made = task(T5, source=6, target=6, max_tokens=6, draft_tokens=2)
+    both = []
+    for layers in (2, 1):
+        model = models.t5(vocab_size=8, dim=16, num_layers=layers, num_heads=2, head_dim=8, mlp_dim=32)
+        params = jax.jit(lambda key, model=model: init_params(model, made.objective, rows(made), key))(jax.random.key(layers))
+        both.append(bind(model, jax.tree.map(lambda x: 4 * x, params)))
+    features = [made.encode({'source': source})[0] for source in ('ab', 'abcd', 'b')]
+    batch = {name: np.stack([each[name] for each in features]) for name in features[0]}
+    keys = jax.random.split(jax.random.key(0), 3)
+    alone = jax.jit(lambda: made.predict(both[0], batch, keys))()
+    drafted = jax.jit(lambda: made.predict(both[0], batch, keys, draft=both[1]))()
+    for name in ('tokens', 'lengths'):
+        np.testing.assert_array_equal(drafted[name], alone[name])
+    assert 'draft_accepted' in made.decode({'source': 'ab'}, [(features[0], {name: array[0] for name, array in drafted.items()})])
