@@ -9,6 +9,7 @@ from lmx.tasks.multiple_choice import multiple_choice
 from lmx.tasks.question_answering import question_answering
 from lmx.tasks.retrieval import retrieval
 from lmx.tasks.semantic_search import semantic_search
+from lmx.tasks.span_corruption import span_corruption
 from lmx.tasks.summarization import extractive_summarization, summarization
 from lmx.tasks.text_classification import text_classification
 from lmx.tasks.text_to_text import text_to_text
@@ -27,6 +28,7 @@ __all__ = [
     'question_answering',
     'retrieval',
     'semantic_search',
+    'span_corruption',
     'summarization',
     'text_classification',
     'text_to_text',

@@ -140,12 +140,12 @@ def text_to_text(
         settings: dict[str, Any] = {'max_tokens': count, 'eos_id': end_id}
         if beam_size > 1 and draft is None:
             settings.update(beam_size=beam_size, length_penalty=length_penalty, early_stopping=early_stopping, rules=ruled)
-            return beam.best(*_reader(apply, batch, count, copies=beam_size), prompt_BT, lengths_B, **settings)
+            return beam.best(*reader(apply, batch, count, copies=beam_size), prompt_BT, lengths_B, **settings)
         settings['sampling'] = sample.Sampling(temperature=0)
         if draft is None:
-            return sample.generate(*_reader(apply, batch, count), prompt_BT, lengths_B, key, emit=emit, rules=ruled, **settings)
+            return sample.generate(*reader(apply, batch, count), prompt_BT, lengths_B, key, emit=emit, rules=ruled, **settings)
         speculative.check(beam_size, ruled)
-        readers = *_reader(apply, batch, count), *_reader(draft, batch, count)
+        readers = *reader(apply, batch, count), *reader(draft, batch, count)
         return speculative.speculate(*readers, prompt_BT, lengths_B, key, draft_tokens=draft_tokens, **settings)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def _row(pairs: Sequence[Features], source_length: int, target_length: int, shar
     return {name: examples.padded(column, lengths.get(name, target_length)) for name, column in columns.items()}
 
 
-def _reader(apply: Apply, batch: Batch, count: int, copies: int = 1) -> tuple[Any, Any]:
+def reader(apply: Apply, batch: Batch, count: int, copies: int = 1) -> tuple[Any, Any]:
     """(step, empty cache) of a model that has read the sources, each of them `copies` times."""
     memory, _ = apply(batch['source'], segments=batch['source_segments'], method='encode')
     rows = len(batch['source'])
