@@ -22,7 +22,7 @@ def tokenizer():
 
 
 def task(**keywords):
-    return tasks.span_corruption(tokenizer=tokenizer(), max_length=24, **keywords)
+    return tasks.span_corruption(**{'tokenizer': tokenizer(), 'max_length': 48, **keywords})
 
 
 def spliced(example) -> list[int]:
