@@ -1,4 +1,4 @@
-"""BERT pre-trained on the standard library's source by masked tokens (Devlin et al. 2018). Needs no download.
+"""A small ModernBERT pre-trained on the standard library's source by masked tokens (Devlin et al. 2018). Needs no download.
 
     lmx train --config=configs/bert_stdlib.py --workdir=runs/bert
     lmx predict --workdir=runs/bert --input='for i in [MASK](len(x)):'
@@ -27,20 +27,20 @@ def get_config(arg: str = '') -> ConfigDict:
     c.tokenizer = spec(text.wordpiece, source=ref('data.train'), vocab_size=2048)
     c.task = spec(tasks.masked_language_modelling, tokenizer=ref('tokenizer'), max_length=128)
     c.model = spec(
-        models.bert,
+        models.modernbert,
         vocab_size=ref('tokenizer.vocab_size'),
         dim=128,
         num_layers=2,
         num_heads=4,
-        max_length=ref('task.max_length'),
-        dropout_rate=0.0,
+        mlp_dim=256,
         head=spec(heads.masked_lm),
     )
     c.optim = spec(
         optim.optimizer,
-        rule=spec(optim.adam, b2=0.98),
-        schedule=spec(schedules.linear, peak=2e-3, steps=ref('steps'), warmup_steps=100),
-        weight_decay=0.01,
+        rule=spec(optim.muon, b2=0.99),
+        schedule=spec(schedules.linear, peak=6e-3, steps=ref('steps'), warmup_steps=100),
+        scale=((r'blocks/.*kernel$', 5.0),),  # orthogonalised updates want a larger rate than Adam's
+        weight_decay=0.1,
         clip_norm=1.0,
     )
     c.every = {'log': 20, 'evaluate': 500, 'checkpoint': 500}

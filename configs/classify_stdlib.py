@@ -44,8 +44,6 @@ def get_config(arg: str = '') -> ConfigDict:
         max_length=ref('task.max_length'),
         head=HEAD,
     )
-    if a.init:
-        start_from(c, a.init, head=HEAD)
     c.optim = spec(
         optim.optimizer,
         rule=spec(optim.adam),
@@ -53,6 +51,9 @@ def get_config(arg: str = '') -> ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
     )
+    if a.init:
+        start_from(c, a.init, head=HEAD)
+        c.optim.schedule.peak = 3e-4
     c.every = {'log': 20, 'evaluate': 100, 'checkpoint': 100}
     c.keep.best = 'validation/accuracy'
     c.keep.mode = 'max'

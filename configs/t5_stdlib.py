@@ -39,5 +39,5 @@ def get_config(arg: str = '') -> ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
     )
-    c.every = {'log': 20, 'evaluate': 500, 'checkpoint': 500}
+    c.every = {'log': 20, 'evaluate': 300, 'checkpoint': 300}
     return shrink(c) if a.debug else c
