@@ -4,8 +4,9 @@
     lmx train --config=configs/answer_xquad.py:init=runs/minilm --workdir=runs/xquad
     lmx evaluate --workdir=runs/xquad --checkpoint=best --split=test
 
-`:init=RUN` fine-tunes an encoder that `lmx import` made a run of; without it a small BERT begins from nothing, which 950 questions do not
-teach to read. Put xquad.en.json (or its .xz) in $LMX_DATA/xquad.
+`:init=RUN` fine-tunes an encoder that `lmx import` made a run of: all-MiniLM-L6-v2 has test F1 51.7 and exact match 41.0 (20 minutes on 2
+cores), where the context's first sentence has F1 4.5 and the one with most of the question's words 8.9. Without it a small BERT begins from
+nothing, which 950 questions do not teach to read. Put xquad.en.json (or its .xz) in $LMX_DATA/xquad.
 """
 
 import os
@@ -26,7 +27,7 @@ FIELDS = {name: name for name in ('context', 'question', 'answers')}
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False, init='')
     c = base()
-    c.steps, c.batch_size = 240, 16
+    c.steps, c.batch_size = 480, 16
     folder = os.path.join(os.environ.get('LMX_DATA', '../shared/data'), 'xquad')
     splits = ('train', 'validation', 'test')
     c.data = {split: spec(sources.tfds, name='lmx:xquad', split=split, fields=FIELDS, manual_dir=folder) for split in splits}
