@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lmx.data.catalogue import online, prepared
 from lmx.types import BadInput, Record
 
@@ -225,6 +227,11 @@ def _reach(record: Any, path: str, what: str) -> Any:
 
 
 def _text(value: Any) -> Any:
+    """Bytes as text, inside of lists and records too."""
+    if isinstance(value, Mapping):
+        return {name: _text(part) for name, part in value.items()}
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype.kind in 'OS' and value.ndim):
+        return [_text(part) for part in value]
     if isinstance(value, bytes):
         try:
             return value.decode()

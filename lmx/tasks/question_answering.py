@@ -140,7 +140,7 @@ def question_answering(
 
     def score(predictions: Sequence[Any], records: Sequence[Record]) -> Any:
         assert metric is not None
-        return metric([p['answer'] for p in predictions], [[_str(text) for text in r[answers]['text']] for r in records])
+        return metric([p['answer'] for p in predictions], [[str(text) for text in r[answers]['text']] for r in records])
 
     return Task(
         inputs=(question, context),
@@ -159,11 +159,7 @@ def _answer(answers: Mapping[str, Any]) -> tuple[int, int]:
     if not len(answers['text']):
         return 0, 0
     start = int(answers['answer_start'][0])
-    return start, start + len(_str(answers['text'][0]))
-
-
-def _str(text: Any) -> str:
-    return text.decode() if isinstance(text, bytes) else str(text)
+    return start, start + len(str(answers['text'][0]))
 
 
 def _tokens(offsets: np.ndarray, start: int, end: int) -> tuple[int, int]:

@@ -22,6 +22,7 @@ FIELDS = {
     'stsb': ('text', 'other', 'score'),
     'facts': ('context', 'question', 'answers'),
     'chores': ('prompt', 'completion'),
+    'names': ('text', 'words', 'tags'),
     'exercises': exercises.FIELDS,
 }
 
@@ -60,6 +61,22 @@ def test_exercises_say_what_their_solutions_do(tmp_path):
     nested = 'Return twice half of the sum of a and b, rounded down.'
     solution = exercises.ONE[0][1].format(exercises.ONE[5][1].format(exercises.TWO[0][1].format('a', 'b')))
     assert (nested.count('half'), eval(solution, {'a': 2, 'b': 3})) == (1, 4)  # each part keeps to itself: not 2 * 5 // 2
+
+
+def test_names_are_told_by_their_surroundings_alone(tmp_path):
+    train, test = records('names', 'train', tmp_path), records('names', 'test', tmp_path)
+    assert (len(train), len(test)) == (8000, 400)
+    kinds: dict[str, set[str]] = {}
+    for record in train:
+        words, tags = [str(word) for word in record['words']], [str(tag) for tag in record['tags']]
+        assert record['text'] == ' '.join(words)
+        assert len(words) == len(tags)
+        for word, tag, before in zip(words, tags, ['O', *tags]):
+            assert tag[0] != 'I' or before[2:] == tag[2:]
+            if tag != 'O':
+                kinds.setdefault(word, set()).add(tag[2:])
+    often = [found for word, found in kinds.items() if len(word) < 6]
+    assert sum(len(found) == 3 for found in often) > len(often) / 2  # the same word is a person, a place and a company
 
 
 def test_chores_have_one_right_answer(tmp_path):
