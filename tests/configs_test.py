@@ -19,6 +19,7 @@ NEEDS_DATA = {
     'search_cranfield.py',
     'translation_multi30k.py',
     'answer_xquad.py',
+    'instruct_gsm8k.py',
     'summarize_aeslc.py',
 }
 
