@@ -53,7 +53,6 @@ def get_config(arg: str = '') -> ConfigDict:
     )
     if a.init:
         start_from(c, a.init, head=HEAD)
-        c.optim.schedule.peak = 3e-4
     c.every = {'log': 20, 'evaluate': 100, 'checkpoint': 100}
     c.keep.best = 'validation/accuracy'
     c.keep.mode = 'max'

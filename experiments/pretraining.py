@@ -18,8 +18,6 @@ from lmx import run
 
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's quantile by the number of seeds."""
-RATE = 1e-3
-"""From scratch; what is learnt already wants the smaller one of the config."""
 
 
 def main() -> None:
@@ -37,8 +35,7 @@ def main() -> None:
             config = run.load(f'configs/classify_stdlib.py:init={first}{arg}')
             with config.unlocked(), config.ignore_type():
                 config.seed = seed
-                if name == 'scratch':
-                    config.init, config.optim.schedule.peak = None, RATE
+                config.init = config.init if name == 'pretrained' else None
             workdir = options.folder / f'{name}-{seed}'
             run.train(config, workdir)
             accuracies.append(run.evaluate(workdir, checkpoint='best', splits=['test'])['test']['accuracy'])

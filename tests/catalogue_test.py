@@ -36,7 +36,6 @@ SETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     'wmt14_translate/de-en': ({'de': SENTENCE, 'en': SENTENCE}, ('train', 'validation', 'test')),
     'cnn_dailymail': ({'article': SENTENCE, 'highlights': SENTENCE, 'id': SENTENCE}, ('train', 'validation', 'test')),
     'c4/en': ({'text': SENTENCE, 'url': SENTENCE}, ('train', 'validation')),
-    'glue/cola': ({'sentence': SENTENCE, 'label': labels('unacceptable', 'acceptable')}, ('train', 'validation')),
     'glue/mrpc': ({**PAIR, 'label': labels('not_equivalent', 'equivalent')}, ('train', 'validation')),
     'glue/stsb': ({**PAIR, 'label': tfds.features.Scalar(np.float32)}, ('train', 'validation')),
     'glue/mnli': (
@@ -48,7 +47,6 @@ RUNS = {
     'answer_squad.py': 'squad/v1.1',
     'classify_ag_news.py:model=text_cnn': 'ag_news_subset',
     'classify_imdb.py:model=bilstm': 'imdb_reviews/plain_text',
-    'classify_glue.py:task=cola': 'glue/cola',
     'classify_glue.py:task=mrpc': 'glue/mrpc',
     'classify_glue.py:task=stsb': 'glue/stsb',
     'classify_glue.py:task=mnli': 'glue/mnli',

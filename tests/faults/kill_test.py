@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-STEPS = 400
+STEPS = 240
 TIMES = ('tokens_per_second', 'step_seconds')
 
 
