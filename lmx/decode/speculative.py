@@ -113,14 +113,19 @@ class _Speaker:
         # The very last token of a text need not be read, and a place behind it may be one that a model has no position for.
         real_BK = going_B[:, None] & (text.made_B[:, None] + jnp.arange(self.size + 1) < self.total)
         real_BK = real_BK.astype(jnp.int32)
-        draft_cache, tokens, chances = text.draft_cache, [last_B], []
-        for place in range(self.size + 1):  # the last one only reads
-            logits_B1V, draft_cache = self.draft_step(tokens[-1][:, None], draft_cache, real_BK[:, place : place + 1])
+
+        def propose(carry: tuple[Any, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Any, Array], tuple[Array, Array]]:
+            draft_cache, token_B = carry
+            place, real_B = inputs
+            logits_B1V, draft_cache = self.draft_step(token_B[:, None], draft_cache, real_B[:, None])
             logits_BV = filter_logits(logits_B1V[:, 0], self.sampling)
-            if place < self.size:
-                tokens.append(jax.vmap(jax.random.categorical)(self._keys(text.made_B, place), logits_BV).astype(jnp.int32))
-                chances.append(jax.nn.softmax(logits_BV))
-        read_BK, q_BKV = jnp.stack(tokens, axis=1), jnp.stack(chances, axis=1)
+            token_B = jax.vmap(jax.random.categorical)(self._keys(text.made_B, place), logits_BV).astype(jnp.int32)
+            return (draft_cache, token_B), (token_B, jax.nn.softmax(logits_BV))
+
+        # One step more than there are proposals, which only reads the last of them.
+        (draft_cache, _), (tokens_KB, q_KBV) = jax.lax.scan(propose, (text.draft_cache, last_B), (jnp.arange(self.size + 1), real_BK.T))
+        read_BK = jnp.concatenate([last_B[:, None], tokens_KB[:-1].T], axis=1)
+        q_BKV = q_KBV[:-1].swapaxes(0, 1)
         logits_BKV, cache = self.step(read_BK, text.cache, real_BK)
         shape = logits_BKV.shape
         p_BKV = jax.nn.softmax(filter_logits(logits_BKV.reshape(-1, shape[-1]), self.sampling)).reshape(shape)
@@ -166,6 +171,6 @@ class _Speaker:
             ended_B=text.ended_B | ended_B,
         )
 
-    def _keys(self, made_B: Array, use: int) -> Array:
+    def _keys(self, made_B: Array, use: Any) -> Array:
         """A key for each row, by how far the row is and what it is for: no row's draws depend on its neighbours."""
         return jax.vmap(lambda key, made: jax.random.fold_in(jax.random.fold_in(key, made), use))(self.keys_B, made_B)
