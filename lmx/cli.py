@@ -261,7 +261,7 @@ def _predict_flags(v: Flags) -> None:
     flags.DEFINE_integer('seed', 0, 'of the sampling', flag_values=v)
     flags.DEFINE_integer('batch_size', 16, 'inputs predicted together', flag_values=v)
     flags.DEFINE_string(
-        'draft', None, 'a smaller run with the same tokenizer, which proposes tokens: faster, and the same text', flag_values=v
+        'draft', None, 'a smaller run with the same tokenizer, which proposes tokens for the large one to check', flag_values=v
     )
     flags.DEFINE_bool('skip_bad', False, 'leave broken lines out and go on after inputs that cannot be read', flag_values=v)
     for name, (define, text) in SAMPLING.items():

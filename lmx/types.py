@@ -55,7 +55,8 @@ class Task:
       objective: (apply, batch) -> Sums.
       encode: record with `inputs` -> the features of its windows, for prediction.
       predict: (apply, batch, key, emit) -> arrays with leading axis B. `emit(tokens_B) -> done_B` is None or a host function
-        that sees every generated token as it is made and may end a row.
+        that sees every generated token as it is made and may end a row. One that can speculate also takes `draft`, a smaller
+        model's Apply or None.
       decode: (record, [(features, arrays) per window]) -> prediction, a JSON-able dict.
       score: (predictions, records) -> `lmx.metrics.Scores`, or {'bleu': 27.3} where nothing is known about its uncertainty.
       additive: False where examples of a batch couple (contrastive losses): accumulation refuses it.

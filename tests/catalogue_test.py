@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from lmx import rng, run
 from lmx.run.config import load
+from tests.configs_test import CATALOGUE
 
 WORDS = ('the', 'of', 'and', 'to', 'in', 'a', 'is', 'that', 'for', 'it', 'as', 'was', 'with', 'be', 'by', 'on', 'not', 'he')
 SENTENCE, NUMBER = tfds.features.Text(), tfds.features.Scalar(np.int32)
@@ -56,6 +57,10 @@ RUNS = {
     'translation_wmt14.py': 'wmt14_translate/de-en',
 }
 COUNT = 100
+
+
+def test_every_config_of_a_download_is_here():
+    assert {name.partition(':')[0] for name in RUNS} == CATALOGUE
 
 
 def value(feature, draw, name):

@@ -66,7 +66,7 @@ DENIED = {
 }
 OWN = {'kill': (62, 129), 'tgkill': (234, 131)}
 """Allowed where their first argument is this process."""
-CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)
+CLONE, CLONE3, PRLIMIT, CAPSET = (56, 220), (435, 435), (302, 261), (126, 91)
 ARCHITECTURES = {'x86_64': 0xC000003E, 'aarch64': 0xC00000B7}
 LANDLOCK_VERSION = 3
 WRITING = 0b111_1111_1111_0010
@@ -99,11 +99,8 @@ def confine(*, seconds: int, memory: int, files: int, file_size: int) -> None:
         resource.setrlimit(getattr(resource, f'RLIMIT_{name}'), (limit, limit))
     _check(_libc.prctl(38, 1, 0, 0, 0), 'no_new_privs')
     _landlock()
-    _check(_libc.syscall(*_NUMBERS['capset'], struct.pack('Ii', 0x20080522, 0), bytes(24)), 'capset')
+    _check(_libc.syscall(CAPSET[_column()], struct.pack('Ii', 0x20080522, 0), bytes(24)), 'capset')
     _seccomp()
-
-
-_NUMBERS = {'capset': (126 if platform.machine() == 'x86_64' else 91,)}
 
 
 def _landlock() -> None:
@@ -118,7 +115,7 @@ def _landlock() -> None:
 
 
 def _seccomp() -> None:
-    column = list(ARCHITECTURES).index(platform.machine())
+    column = _column()
     code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, ARCHITECTURES[platform.machine()]), (_RETURN, 0, 0, _KILL)]
     code += [(_LOAD, 0, 0, 0), (_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]  # calls of x86's third interface
     for numbers in DENIED.values():
@@ -133,6 +130,11 @@ def _seccomp() -> None:
     packed = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *each) for each in code))
     program = struct.pack('HxxxxxxP', len(code), ctypes.addressof(packed))
     _check(_libc.prctl(22, 2, program, 0, 0), 'seccomp')
+
+
+def _column() -> int:
+    """Where this machine's numbers stand."""
+    return list(ARCHITECTURES).index(platform.machine())
 
 
 def _unless(call: int, test: tuple[int, int]) -> list[tuple[int, int, int, int]]:

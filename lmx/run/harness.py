@@ -22,7 +22,7 @@ from lmx.run.predict import predictions
 from lmx.run.restore import restore
 from lmx.spec import nearest
 from lmx.tasks.language_modelling import Streamer, cut
-from lmx.tasks.likelihood import windows
+from lmx.tasks.likelihood import first_id, opened, windows
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 MAX_TOKENS = 256
@@ -106,7 +106,7 @@ class Model(LM):
         return [(each['logprob'], each['greedy']) for each in made]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
-        first = self.tokens.eos_id if self.tokens.bos_id is None else self.tokens.bos_id
+        first = first_id(self.tokens)
 
         def encode(record: Record) -> list[Features]:
             # As the harness does it, the special tokens that a tokenizer puts before a text are scored with it.
@@ -142,9 +142,7 @@ class Model(LM):
         tokenizer = self.tokens
 
         def encode(record: Record) -> list[Features]:
-            marked = tokenizer.join([-1])[0]
-            start = marked[: int(np.flatnonzero(marked == -1)[0])]
-            ids = np.concatenate([start, tokenizer.encode(record['text'])])[-room:]
+            ids = opened(tokenizer, tokenizer.encode(record['text']))[-room:]
             return [{'prompt': padded(ids, size(len(ids), room)), 'length': np.int32(len(ids))}]
 
         def predict(apply: Apply, batch: Batch, key: Any, emit: Any = None) -> Mapping[str, Array]:

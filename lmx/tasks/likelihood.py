@@ -96,14 +96,26 @@ def split(tokenizer: Any, context: str, continuation: str) -> tuple[np.ndarray, 
     kept = context.rstrip()
     context, continuation = kept, context[len(kept) :] + continuation
     whole, begun = tokenizer.encode_batch([context + continuation, context])
+    return opened(tokenizer, begun), whole[len(begun) :]
+
+
+def opened(tokenizer: Any, ids: Any) -> np.ndarray:
+    """The ids of a text behind the special tokens that the tokenizer puts before a text, int32; of an empty one, `first_id` where there are
+    none."""
     marked = tokenizer.join([-1])[0]
-    start = marked[: int(np.flatnonzero(marked == -1)[0])]
-    if not len(begun) and not len(start):
-        first = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-        if first is None:
-            raise BadInput('the prompt is empty, and the tokenizer has neither bos nor eos to begin with; give a prompt')
-        start = np.array([first], np.int32)
-    return np.concatenate([start, begun]), whole[len(begun) :]
+    out = np.concatenate([marked[: int(np.flatnonzero(marked == -1)[0])], ids]).astype(np.int32)
+    return out if len(out) else np.array([first_id(tokenizer)], np.int32)
+
+
+def first_id(tokenizer: Any) -> int:
+    """The token before a text: bos, else eos.
+
+    Raises:
+      BadInput: the tokenizer has neither.
+    """
+    if tokenizer.bos_id is None and tokenizer.eos_id is None:
+        raise BadInput('the prompt is empty, and the tokenizer has neither bos nor eos to begin with; give a prompt')
+    return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
 
 
 def scored(context: Any, continuation: Any, *, max_length: int) -> Features:
