@@ -1,4 +1,4 @@
-"""Subject lines of emails (AESLC; Zhang and Tetreault 2019, arXiv:1906.03497). `:model=transformer` or `rnn`.
+"""Subject lines of emails (AESLC; Zhang and Tetreault 2019, arXiv:1906.03497). `:model=transformer`, `t5`, `conv` or `rnn`.
 
     lmx train --config=configs/summarize_aeslc.py --workdir=runs/aeslc && lmx evaluate --workdir=runs/aeslc --checkpoint=best --split=test
 
@@ -20,6 +20,10 @@ from lmx.tasks.summarization import lead
 VOCAB = {'vocab_size': ref('tokenizer.vocab_size')}
 MODELS = {
     'transformer': spec(models.transformer, **VOCAB, dim=192, num_layers=2, num_heads=4, mlp_dim=512, residual=pre_norm, dropout_rate=0.2),
+    't5': spec(models.t5, **VOCAB, dim=192, num_layers=2, num_heads=4, head_dim=48, mlp_dim=512, dropout_rate=0.2),
+    'conv': spec(
+        models.conv_seq2seq, **VOCAB, dim=192, num_layers=4, dropout_rate=0.2, max_length=ref('task.max_source_length'), tied=True
+    ),
     'rnn': spec(models.rnn_seq2seq, **VOCAB, dim=192, dropout_rate=0.3, tied=True),
 }
 

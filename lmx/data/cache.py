@@ -1,4 +1,4 @@
-"""Tokens of a whole source in one memory-mapped file, made once and found again by content."""
+"""What is done once with a whole source and found again by its content: its tokens in one memory-mapped file, and checks of its records."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import hashlib
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from lmx.text.tokenizers import cache_dir, source_fingerprint, text_of
-from lmx.types import BadInput
+from lmx.types import BadInput, Record
 
 BATCH = 4_000_000  # characters that are encoded at once
 
@@ -47,6 +47,32 @@ def token_cache(records: Any, tokenizer: Any, *, field: str = 'text') -> TokenCa
         _write(folder, records, tokenizer, field)
     offsets = np.load(folder / 'offsets.npy', mmap_mode='r')
     return TokenCache(np.load(folder / 'tokens.npy', mmap_mode='r'), offsets, (folder / 'fingerprint').read_text())
+
+
+def checked(records: Any, check: Callable[[Record], Any], *settings: Any) -> None:
+    """Calls `check` with every record, so that a bad one ends a run before its first step and not in the middle of it.
+
+    Where the content of the records is known by a name, it is done once for these settings.
+
+    Raises:
+      BadInput: what `check` raised, and of which record.
+    """
+    from tqdm import tqdm
+
+    origin = getattr(records, 'lmx_fingerprint', None)
+    name = hashlib.blake2b(repr((origin, check.__qualname__, settings)).encode(), digest_size=16).hexdigest()
+    marker = cache_dir() / 'checked' / name
+    if origin is not None and marker.exists():
+        return
+    places = getattr(records, 'lmx_places', None)
+    for index in tqdm(range(len(records)), desc='checking', unit='records', leave=False, mininterval=1, delay=1):
+        try:
+            check(records[index])
+        except BadInput as error:
+            raise BadInput(f'{places[index] if places else f"record {index + 1}"}: {error}') from None
+    if origin is not None:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
 
 
 def _batches(records: Any, field: str) -> Iterator[list[str]]:

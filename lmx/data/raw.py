@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from lmx.types import BadInput
+
 TEXT = tfds.features.Text()
 
 
@@ -47,7 +49,15 @@ def builder(
             return {split: self._generate_examples(split, *(found(folder, file) for file in files)) for split, files in splits.items()}
 
         def _generate_examples(self, split: str, *files: pathlib.Path) -> Any:
-            yield from enumerate(examples(split, *files))
+            index = -1
+            try:
+                for index, record in enumerate(examples(split, *files)):
+                    yield index, record
+            except BadInput:
+                raise
+            except (ValueError, LookupError, TypeError) as error:
+                names = ', '.join(str(file) for file in files)
+                raise BadInput(f'{names}: what follows record {index + 1} of {split} cannot be read ({error!r}); {source}') from None
 
     for attribute, value in attributes.items():
         setattr(Builder, attribute, value)

@@ -72,8 +72,10 @@ def jsonl(*, pattern: str, fields: Mapping[str, str] | None = None) -> Any:
       BadInput: as `text_files`; a line that is no JSON object (file and line), a missing field.
     """
     files = _files(pattern)
-    records = [_json(path, number, line) for path in files for number, line in enumerate(_lines(path), 1) if line.strip()]
-    return _known(_mapped(records, _selector(fields, pattern)), f'jsonl/{fields}/{_identity(files)}')
+    places = [(path, number, line) for path in files for number, line in enumerate(_lines(path), 1) if line.strip()]
+    dataset = _mapped([_json(*place) for place in places], _selector(fields, pattern))
+    dataset.lmx_places = [f'{path}:{number}' for path, number, _ in places]  # for messages about a record
+    return _known(dataset, f'jsonl/{fields}/{_identity(files)}')
 
 
 def parquet(*, pattern: str, fields: Mapping[str, str] | None = None) -> Any:

@@ -1,6 +1,7 @@
 """One file per task; a task is a record of functions (`lmx.types.Task`)."""
 
 from lmx.tasks.code_generation import code_generation
+from lmx.tasks.generative_question_answering import generative_question_answering
 from lmx.tasks.instruction_tuning import instruction_tuning
 from lmx.tasks.language_modelling import language_modelling
 from lmx.tasks.likelihood import likelihood
@@ -20,6 +21,7 @@ from lmx.tasks.word_vectors import word_vectors
 __all__ = [
     'code_generation',
     'extractive_summarization',
+    'generative_question_answering',
     'instruction_tuning',
     'language_modelling',
     'likelihood',

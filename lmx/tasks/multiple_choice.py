@@ -4,8 +4,6 @@ section 2.4)."""
 from __future__ import annotations
 
 import itertools
-import re
-import string
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +14,7 @@ from lmx import objectives, rng
 from lmx.data.examples import index_of, named
 from lmx.metrics import scores
 from lmx.tasks.likelihood import logprobs, scored, split, trained
+from lmx.text.templates import fields_of, filled
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Sums, Task
 
 LENGTHS = ('none', 'characters', 'bytes', 'tokens')
@@ -82,17 +81,17 @@ def multiple_choice(
         return index_of(record[answer], texts(record))
 
     def context(record: Record) -> str:
-        asked = _filled(prompt, record)
+        asked = filled(prompt, record)
         order = rng.numpy_rng(seed, 'shots', zlib.crc32(asked.encode())).permutation(len(examples)) if shots else ()
         others = (examples[int(index)] for index in order)
-        drawn = list(itertools.islice((other for other in others if _filled(prompt, other) != asked), shots))
+        drawn = list(itertools.islice((other for other in others if filled(prompt, other) != asked), shots))
         if len(drawn) < shots:
             raise BadInput(f'{len(drawn)} other examples are fewer than shots {shots}; give more examples or fewer shots')
-        answered = [_filled(prompt, each) + _filled(choice, each, choice=texts(each)[right(each)]) for each in drawn]
+        answered = [filled(prompt, each) + filled(choice, each, choice=texts(each)[right(each)]) for each in drawn]
         return separator.join([*answered, asked])
 
     def parts(record: Record, before: str, text: str) -> tuple[np.ndarray, np.ndarray]:
-        first, last = split(tokenizer, before, _filled(choice, record, choice=text))
+        first, last = split(tokenizer, before, filled(choice, record, choice=text))
         if not 0 < len(last) <= max_length:
             raise BadInput(f'choice {text[:40]!r} has {len(last)} tokens, and 1 to max_length {max_length} are possible; change the choice')
         return first, last
@@ -140,11 +139,13 @@ def multiple_choice(
                 rows[name].append(float(values.argmax() == right(record)))
         return scores.mean_of(rows)
 
+    given = [name for name in fields_of(choice) if name != 'choice']
+
     def describe(example: Features) -> str:
         return tokenizer.decode(np.append(example['inputs'][:1], example['targets'][: np.flatnonzero(example['weights'])[-1] + 1]))
 
     return Task(
-        inputs=tuple(dict.fromkeys([*_fields(prompt), *_fields(choice), *([choices] if isinstance(choices, str) else [])])),
+        inputs=tuple(dict.fromkeys([*fields_of(prompt), *given, *([choices] if isinstance(choices, str) else [])])),
         features=features,
         objective=lambda apply, batch: _objective(apply, batch, chunk),
         encode=encode,
@@ -159,19 +160,6 @@ def _objective(apply: Apply, batch: Batch, chunk: int | None) -> Sums:
     sums = dict(objectives.next_token(apply, batch, chunk=chunk))
     sums['token_accuracy'] = sums.pop('accuracy')  # of tokens, while the score of this name is of choices
     return sums
-
-
-def _filled(template: str, record: Record, **more: str) -> str:
-    try:
-        return template.format(**{**record, **more})
-    except (KeyError, IndexError, AttributeError, TypeError) as error:
-        raise BadInput(f'template {template!r} asks for {error}, records have {", ".join(record)}; change the template') from None
-
-
-def _fields(template: str) -> list[str]:
-    """The fields of a record that a template asks for."""
-    names = [re.split(r'[.\[]', name)[0] for _, name, _, _ in string.Formatter().parse(template) if name]
-    return [name for name in names if name != 'choice']
 
 
 def _lengths(kind: str, texts: Sequence[str], tokens: Sequence[int]) -> np.ndarray:

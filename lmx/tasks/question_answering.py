@@ -10,7 +10,7 @@ import numpy as np
 
 from lmx import objectives
 from lmx.data import examples
-from lmx.data.cache import token_cache
+from lmx.data.cache import checked, token_cache
 from lmx.metrics.answers import normalized, squad
 from lmx.tasks.summarization import sentences
 from lmx.text.tokenizers import text_of
@@ -49,7 +49,7 @@ def question_answering(
       metric: (predicted answers, all true answers of each question) -> `lmx.metrics.Scores`.
 
     Raises:
-      BadInput: a window without room for more context than the overlap.
+      BadInput: records whose answer is not where they say; a window without room for more context than the overlap.
     """
     specials = len(tokenizer.join([], [])[0])
     if max_length - max_question_length - specials <= overlap:
@@ -79,6 +79,7 @@ def question_answering(
         }
 
     def features(records: Any) -> Any:
+        checked(records, lambda record: _answer(record[answers], record[context]), context, answers)
         caches = [token_cache(records, tokenizer, field=field) for field in (question, context)]
         asked, lengths = (np.diff(cache.offsets) for cache in caches)
         plan = [
@@ -93,7 +94,7 @@ def question_answering(
             ids, offsets = tokenizer.encode_with_offsets(record[context])
             made = dict(window(tokenizer.encode(record[question])[:max_question_length], ids, offsets, start))
             del made['offsets']  # for prediction only
-            held, (first, last) = np.flatnonzero(made.pop('inside')), _tokens(offsets, *_answer(record[answers]))
+            held, (first, last) = np.flatnonzero(made.pop('inside')), _tokens(offsets, *_answer(record[answers], record[context]))
             here = start <= first <= last < start + len(held)
             ends = (held[first - start], held[last - start]) if here else (0, 0)
             return {**made, 'start': np.int32(ends[0]), 'end': np.int32(ends[1]), 'weights': np.float32(1)}
@@ -154,12 +155,15 @@ def question_answering(
     )
 
 
-def _answer(answers: Mapping[str, Any]) -> tuple[int, int]:
+def _answer(answers: Mapping[str, Any], context: str) -> tuple[int, int]:
     """The characters of the first answer; (0, 0) where there is none."""
     if not len(answers['text']):
         return 0, 0
-    start = int(answers['answer_start'][0])
-    return start, start + len(str(answers['text'][0]))
+    text, start = str(answers['text'][0]), int(answers['answer_start'][0])
+    if context[start : start + len(text)] != text:
+        where = f'at {found}' if (found := context.find(text)) >= 0 else 'not in the context'
+        raise BadInput(f'answer {text[:60]!r} is {where}, and not at answer_start {start}; mend the record')
+    return start, start + len(text)
 
 
 def _tokens(offsets: np.ndarray, start: int, end: int) -> tuple[int, int]:

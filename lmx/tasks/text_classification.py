@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from lmx import objectives
 from lmx.data import examples
+from lmx.data.cache import checked
 from lmx.data.sources import in_memory
 from lmx.text.tokenizers import text_of
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
@@ -56,10 +58,14 @@ def text_classification(
     def read(ids: np.ndarray, types: np.ndarray, length: int) -> Features:
         return examples.tokens_of(ids, types if typed else None, length=length)
 
+    def value_of(record: Record) -> np.float32 | np.int32:
+        if label not in record:
+            raise BadInput(f'records have no field {label!r}, only {", ".join(record)}; name the field of the label')
+        return _number(record[label]) if labels is None else np.int32(examples.index_of(record[label], labels))
+
     def example(record: Record) -> Features:
-        value = np.float32(record[label]) if labels is None else np.int32(examples.index_of(record[label], labels))
         ids, types = tokenizer.encode_pair(*(text_of(record, field) for field in fields), max_length=max_length)
-        return {**read(ids, types, max_length), 'label': value, 'weights': np.float32(1)}
+        return {**read(ids, types, max_length), 'label': value_of(record), 'weights': np.float32(1)}
 
     def encode(record: Record) -> list[Features]:
         texts = [record[field] for field in fields]
@@ -94,10 +100,13 @@ def text_classification(
         name = str(example['label']) if labels is None else labels[int(example['label'])]
         return f'{name}: {tokenizer.decode(example["tokens"][example["segments"] > 0])}'
 
-    settings = (tokenizer.fingerprint, max_length, labels, text, other, label, num_types)
+    def features(records: Any) -> Any:
+        checked(records, value_of, labels, label)
+        return examples.mapped(records, example, tokenizer.fingerprint, max_length, labels, text, other, label, num_types)
+
     return Task(
         inputs=fields,
-        features=lambda records: examples.mapped(records, example, *settings),
+        features=features,
         objective=objectives.regress if labels is None else functools.partial(objectives.classify, label_smoothing=label_smoothing),
         encode=encode,
         predict=predict,
@@ -105,6 +114,16 @@ def text_classification(
         score=metric and score,
         describe=describe,
     )
+
+
+def _number(value: Any) -> np.float32:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadInput(f'label {value!r} is no finite number; give one, or name the classes in task.labels')
+    return np.float32(number)
 
 
 def labelled(*, field: str, labels: Sequence[str], pattern: str = r'.*', name: str = 'label') -> Callable[[Any], Any]:

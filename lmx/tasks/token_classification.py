@@ -12,6 +12,7 @@ import numpy as np
 
 from lmx import objectives
 from lmx.data import examples
+from lmx.data.cache import checked
 from lmx.metrics.entities import spans
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
@@ -49,14 +50,19 @@ def token_classification(
     if room < 1:
         raise BadInput(f'max_length {max_length} leaves no room beside {max_length - room} special tokens; give more')
 
-    def example(record: Record) -> Features:
+    def tags_of(record: Record) -> list[int]:
         if len(record[words]) != len(record[tags]):
-            raise BadInput(f'a record has {len(record[words])} words and {len(record[tags])} tags, beginning {list(record[words])[:5]}')
+            raise BadInput(
+                f'{len(record[words])} words and {len(record[tags])} tags, beginning {list(record[words])[:5]}; give each word one'
+            )
+        return [examples.index_of(tag, labels) for tag in record[tags]]
+
+    def example(record: Record) -> Features:
         ids, first = first_tokens(tokenizer, [str(word) for word in record[words]])
         targets, weights = np.zeros(max_length, np.int32), np.zeros(max_length, np.float32)
-        for place, tag in zip(first, record[tags]):
+        for place, tag in zip(first, tags_of(record)):
             if 0 <= place < room:
-                targets[before + place], weights[before + place] = examples.index_of(tag, labels), 1
+                targets[before + place], weights[before + place] = tag, 1
         return {**examples.tokens_of(tokenizer.join(ids[:room])[0], length=max_length), 'targets': targets, 'weights': weights}
 
     def encode(record: Record) -> list[Features]:
@@ -90,10 +96,13 @@ def token_classification(
         assert metric is not None
         return metric([p['tags'] for p in predictions], [[labels[examples.index_of(tag, labels)] for tag in r[tags]] for r in records])
 
-    settings = (tokenizer.fingerprint, max_length, tuple(labels), words, tags)
+    def features(records: Any) -> Any:
+        checked(records, tags_of, tuple(labels), words, tags)
+        return examples.mapped(records, example, tokenizer.fingerprint, max_length, tuple(labels), words, tags)
+
     return Task(
         inputs=(words,),
-        features=lambda records: examples.mapped(records, example, *settings),
+        features=features,
         objective=functools.partial(objectives.token_classes, label_smoothing=label_smoothing),
         encode=encode,
         predict=predict,

@@ -7,6 +7,7 @@ import pytest
 
 from lmx.data import sources
 from lmx.data.datasets import chores, exercises
+from lmx.types import BadInput
 
 FIELDS = {
     'multi30k': ('en', 'de'),
@@ -162,3 +163,13 @@ def test_every_judged_document_exists(raw_data, tmp_path):
     assert len(judged) == sum(len(query['grades']) for query in queries) == 1837
     assert set(judged) <= names
     assert next(query['id'] for query in queries if query['query'].startswith('what problems of heat conduction')) == '3'
+
+
+def test_a_raw_file_that_is_another_is_named(tmp_path):
+    (tmp_path / 'raw/sst2').mkdir(parents=True)
+    for name in ('train.tsv', 'dev.tsv', 'test.tsv'):
+        (tmp_path / 'raw/sst2' / name).write_text('a fine film\t1\na film\tgood\n')
+    with pytest.raises(
+        BadInput, match=r"/train\.tsv: what follows record 1 of train cannot be read \(ValueError.*'good'.*they are data/SST2"
+    ):
+        records('sst2', 'train', tmp_path / 'made', tmp_path / 'raw')

@@ -169,3 +169,12 @@ def test_the_trivial_baselines_by_hand():
     assert found['first sentence, exact_match'] == found['nearest sentence, exact_match'] == 50
     assert found['first sentence, f1'] == 50
     assert found['nearest sentence, f1'] == pytest.approx(100 * (2 * 1 / (4 + 3) + 1) / 2)  # 'is' is shared
+
+
+def test_an_answer_that_is_elsewhere_is_refused_before_training():
+    record = {'question': 'Who ?', 'context': 'Kenji met Lucy', 'answers': {'text': ['Lucy'], 'answer_start': [9]}}
+    good = {**record, 'answers': {'text': ['Lucy'], 'answer_start': [10]}}
+    for answer, place in (('Lucy', 'at 10'), ('Omar', 'not in the context')):
+        with pytest.raises(BadInput, match=f"record 2: answer '{answer}' is {place}, and not at answer_start 9"):
+            examples(task(), [good, {**record, 'answers': {'text': [answer], 'answer_start': [9]}}])
+    assert len(examples(task(), [good])) == 1

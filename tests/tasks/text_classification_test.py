@@ -184,3 +184,19 @@ def test_labels_from_another_field():
 def test_refusals(make, says):
     with pytest.raises(BadInput, match=says):
         make()
+
+
+def test_a_label_that_is_none_is_named_with_its_file_and_line_before_training(tmp_path):
+    path = tmp_path / 'train.jsonl'
+    path.write_text('{"text": "one", "label": "few"}\n\n{"text": "two", "label": "lots"}\n')
+    records = sources.jsonl(pattern=str(path))
+    with pytest.raises(BadInput, match=r"train\.jsonl:3: label 'lots' is not among the 3 labels few, some, many"):
+        task().features(records)
+    with pytest.raises(BadInput, match=r"train\.jsonl:1: label 'few' is no finite number"):
+        task(labels=None).features(records)
+    with pytest.raises(BadInput, match=r"record 2: label 'lots'"):
+        task().features(transforms.apply(source=records, steps=(transforms.lowercase(),)))
+    with pytest.raises(BadInput, match=r"train\.jsonl:1: records have no field 'kind', only text, label"):
+        task(label='kind').features(records)
+    path.write_text('{"text": "one", "label": "few"}\n')
+    assert task().features(sources.jsonl(pattern=str(path)))[0]['label'] == 0
