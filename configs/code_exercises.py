@@ -48,7 +48,7 @@ def get_config(arg: str = '') -> ConfigDict:
         mlp_dim=384,
     )
     if a.data == 'humaneval':
-        c.task.max_length, c.task.max_tokens = 1024, 384
+        c.task.max_length, c.task.max_tokens = 1536, 384
     if a.init:
         start_from(c, a.init)
     c.optim = spec(

@@ -13,6 +13,7 @@ CONFIGS = sorted(path.name for path in (pathlib.Path(__file__).parent.parent / '
 NEEDS_DATA = {
     'gpt_shakespeare_char.py',
     'gpt_wikitext2.py',
+    'choose_sst2.py',
     'classify_sst2.py',
     'classify_trec.py',
     'search_stsb.py',

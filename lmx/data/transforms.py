@@ -50,6 +50,11 @@ def collapse_whitespace(*, field: str = 'text') -> Step:
     return _rewrite(field, rewrite)
 
 
+def first_paragraph(*, field: str = 'text') -> Step:
+    """Texts up to their first empty line, in one line: a docstring's summary, an article's lead."""
+    return _rewrite(field, lambda text: ' '.join(re.split(r'\n\s*\n', text.strip(), maxsplit=1)[0].split()))
+
+
 def texts(*, fields: Sequence[str]) -> Step:
     """A record {'text'} for each of some fields of each record: what a tokenizer of several fields learns from."""
     return lambda dataset: _source(_Texts(dataset, tuple(fields)))

@@ -85,7 +85,16 @@ def sentences(text: str) -> list[str]:
 
 def lead(*, source: Any, text: str = 'text', target: str = 'summary', count: int = 1) -> dict[str, float]:
     """The baseline: ROUGE of every text's first `count` sentences. For a config's `baselines`."""
+    return _baseline(source, target, f'lead {count}', lambda record: ' '.join(sentences(text_of(record, text))[:count]))
+
+
+def named(*, source: Any, name: str = 'name', target: str = 'summary') -> dict[str, float]:
+    """The baseline: ROUGE of a function's name, 'read_allLines' as 'read all lines'. For a config's `baselines`."""
+    words = re.compile(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+')
+    return _baseline(source, target, 'name', lambda record: ' '.join(words.findall(text_of(record, name))).lower())
+
+
+def _baseline(source: Any, target: str, name: str, summary: Callable[[Record], str]) -> dict[str, float]:
     records = [source[index] for index in range(len(source))]
-    made = [' '.join(sentences(text_of(record, text))[:count]) for record in records]
-    values = metrics.rouge(made, [text_of(record, target) for record in records]).values()
-    return {f'lead {count}, {name}': value for name, value in values.items()}
+    values = metrics.rouge([summary(record) for record in records], [text_of(record, target) for record in records]).values()
+    return {f'{name}, {metric}': value for metric, value in values.items()}
