@@ -181,6 +181,7 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
 def _train_flags(v: Flags) -> None:
     flags.DEFINE_string('config', None, 'FILE.py or FILE.py:ARG; not needed to go on with a run in --workdir', flag_values=v)
     flags.DEFINE_string('workdir', None, "the run's folder; default runs/<config>-<time>", flag_values=v)
+    flags.DEFINE_bool('dry_run', False, 'print mesh, layouts, bytes per device and collectives of a step, and train nothing', flag_values=v)
     flags.DEFINE_string('profile', None, 'FROM:TO, write a profiler trace of these steps', flag_values=v)
 
 
@@ -194,6 +195,11 @@ def _train(v: Flags, rest: list[str], overrides: list[str]) -> int:
     workdir = v.workdir or f'runs/{name}-{time.strftime("%Y%m%d-%H%M%S")}'
     from lmx import run
 
+    if v.dry_run:
+        from lmx.run.dry_run import dry_run
+
+        print(dry_run(config))
+        return 0
     evaluations = run.train(config, workdir, profile=_span(v.profile))
     print(run.finish(config, pathlib.Path(workdir), evaluations))
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lmx.nn import partition
 from lmx.nn.linear import Init, dot
 from lmx.types import Array
 
@@ -30,12 +31,12 @@ class Embed(nn.Module):
 
     def __call__(self, ids: Array) -> Array:
         """[...] int -> [..., D] in `dtype`. An id that the table has not gives NaN, so that it does not pass unseen."""
-        out = jnp.take(self.embedding, ids, axis=0, mode='fill').astype(self.dtype)
+        out = partition.rows(jnp.take(partition.table(self.embedding), ids, axis=0, mode='fill').astype(self.dtype))
         return out if self.scale is None else out * jnp.asarray(self.scale, self.dtype)
 
     def unembed(self, x: Array) -> Array:
         """[..., D] -> scores of all ids, [..., length] float32: the table as output weights (Press and Wolf 2017, arXiv:1608.05859)."""
-        return dot(x, self.embedding.T.astype(x.dtype), jnp.float32)
+        return partition.scores(dot(x, partition.table(self.embedding).T.astype(x.dtype), jnp.float32))
 
 
 class Unembed(nn.Module):
@@ -48,5 +49,5 @@ class Unembed(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         table = self.param('embedding', self.embed_init, (self.length, x.shape[-1]), jnp.float32)
-        out = dot(x, table.T.astype(x.dtype), jnp.float32)
+        out = partition.scores(dot(x, partition.table(table).T.astype(x.dtype), jnp.float32))
         return out + self.param('bias', nn.initializers.zeros, (self.length,), jnp.float32) if self.use_bias else out

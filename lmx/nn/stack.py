@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lmx.nn import partition
 from lmx.nn.attention import Context
 from lmx.nn.cache import Cache, LayerCache, Memory
 from lmx.nn.dropout import Dropout
@@ -184,7 +185,8 @@ def scan(
     """
 
     def layer(block: nn.Module, x_BTD: Array, context: Context, index: Array, cache: Any, memory: Any) -> tuple[Array, LayerCache | None]:
-        return block(x_BTD, context.replace(layer=index), cache, memory)
+        x_BTD, cache = block(partition.residual(x_BTD), context.replace(layer=index), cache, memory)
+        return partition.residual(x_BTD), cache
 
     if remat is not None:
         if remat not in POLICIES:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lmx import spec
+from lmx.train import layouts
 from lmx.types import BadInput
 
 
@@ -21,8 +22,8 @@ def base() -> ConfigDict:
     c.steps = 1000
     c.batch_size = 32  # examples per step, over all devices and microbatches
     c.accumulate = 1  # microbatches per step
-    c.mesh = {'data': -1}  # axis -> devices; -1 takes what is left
-    c.rules = ((r'.*', ()),)  # (regex over parameter paths, mesh axes from the right); the first match wins
+    c.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1, 'expert': 1}  # axis -> devices; -1 takes what is left. See lmx.train.layouts
+    c.rules = layouts.standard()  # (regex over parameter paths, mesh axes from the right); the first match wins
     c.cpu_devices = 1  # simulated devices when there is nothing but a CPU
     c.every = {'log': 10, 'evaluate': 0, 'checkpoint': 0}  # in steps; 0 = at the end only
     c.keep = {'last': 2, 'best': None, 'mode': 'min'}  # best: an evaluation value, as in 'validation/loss'

@@ -183,11 +183,16 @@ class Parts:
         compiled = jax.jit(init, out_shardings=layouts)
         return lambda values: compiled(values, self.frozen)
 
-    def jitted_train_step(self) -> Any:
-        """(state, batch, values) -> (state, sums); the state's buffers are reused."""
+    def jitted_train_step(self, lower: bool = False) -> Any:
+        """(state, batch, values) -> (state, sums); the state's buffers are reused. `lower`: shapes -> what is to be compiled."""
         layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         compiled = jax.jit(self._train_step, donate_argnums=0, out_shardings=(layouts, shard.replicated(self.mesh)))
-        return lambda state, batch, values: compiled(state, batch, values, self.frozen)
+        function = compiled.lower if lower else compiled
+        return lambda state, batch, values: self._on_mesh(function, state, batch, values, self.frozen)
+
+    def _on_mesh(self, compiled: Any, *args: Any) -> Any:
+        with jax.set_mesh(self.mesh):  # for `lmx.nn.partition`
+            return compiled(*args)
 
     def _train_step(self, state: Any, batch: Any, values: Mapping[str, Any], base: Any) -> Any:
         # The base is an argument: inside the program it would be a constant, one copy in each executable and in the compilation cache.
@@ -205,7 +210,7 @@ class Parts:
 
         whole = shard.replicated(self.mesh)
         plain, stream = jax.jit(step, out_shardings=whole), jax.jit(stream_step, out_shardings=(whole, shard.batch_sharding(self.mesh)))
-        return lambda params, batch, *carry: (stream if carry else plain)(params, batch, *carry, self.values)
+        return lambda params, batch, *carry: self._on_mesh(stream if carry else plain, params, batch, *carry, self.values)
 
 
 def set_up_jax(config: Mapping[str, Any]) -> None:

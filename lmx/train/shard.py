@@ -11,14 +11,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lmx import trees
+from lmx.nn.partition import DATA_AXES
 from lmx.types import BadInput
 
 AXES = ('trial', 'data', 'fsdp', 'tensor', 'context', 'expert', 'stage')
-DATA_AXES = ('data', 'fsdp')
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of named axes over all devices; one size may be -1, what is left.
+    """A mesh of named axes over all devices; one size may be -1, what is left. Axes of size 1 are left out.
 
     Raises:
       BadInput: an unknown axis, or sizes that do not multiply to the number of devices.
@@ -30,9 +30,21 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     free = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or (free and len(devices) % fixed) or (not free and fixed != len(devices)):
-        raise BadInput(f'mesh {dict(sizes)} does not multiply to {len(devices)} devices; give one axis -1, as in data=-1')
+        raise BadInput(f'mesh {dict(sizes)} does not multiply to {len(devices)} devices; {_nearest(sizes, len(devices))}')
     shape = {name: len(devices) // fixed if size == -1 else size for name, size in sizes.items()}
+    shape = {name: size for name, size in shape.items() if size > 1} or {'data': 1}
     return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+
+
+def _nearest(sizes: Mapping[str, int], count: int) -> str:
+    """The change of one axis that makes a mesh fit."""
+    named = {name: size for name, size in sizes.items() if size > 0}
+    tries = []
+    for name, size in named.items():
+        rest = math.prod(other for axis, other in named.items() if axis != name)
+        if count % rest == 0:
+            tries.append((abs(math.log(count // rest / size)), f'take {name}={count // rest}'))
+    return min(tries)[1] if tries else 'give one axis -1, as in data=-1, and the others sizes whose product divides the devices'
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -81,9 +93,13 @@ def state_shardings(state: Any, rules: Sequence[tuple[str, Sequence[Any]]], mesh
         layers need no rule of their own; () replicates.
 
     Raises:
-      BadInput: no rule matches a parameter, an axis is not in the mesh, or does not divide the dimension.
+      BadInput: no rule matches a parameter, an axis is unknown, or does not divide the dimension. One that the mesh lacks splits nothing.
     """
     layouts = dict(_named(param_shardings(state.params, rules, mesh)))
+    used = {part for layout in layouts.values() for parts in layout.spec for part in ([parts] if isinstance(parts, str) else parts or ())}
+    for axis, size in mesh.shape.items():
+        if size > 1 and axis not in used | set(DATA_AXES):
+            raise BadInput(f'mesh axis {axis!r} of size {size} splits no parameter; take config.mesh.{axis}=1, or name it in config.rules')
     shapes = {name: leaf.shape for name, leaf in _named(state.params)}
 
     def of(name: str, leaf: Any) -> NamedSharding:
@@ -106,12 +122,21 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 def _layout(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: Mesh) -> NamedSharding:
     if len(axes) > len(shape):
         raise BadInput(f'sharding rule {tuple(axes)} has more axes than parameter {name!r} of shape {shape}')
-    full = (None,) * (len(shape) - len(axes)) + tuple(axes)
-    for size, axis in zip(shape, full):
-        for part in (axis,) if isinstance(axis, str) else axis or ():
-            if part not in mesh.shape:
-                raise BadInput(f'parameter {name!r}: the mesh has no axis {part!r}, only {", ".join(mesh.shape)}')
-        parts = math.prod(mesh.shape[part] for part in ((axis,) if isinstance(axis, str) else axis or ()))
-        if size % parts:
-            raise BadInput(f'parameter {name!r} of shape {shape}: dimension {size} is not divisible by axis {axis!r} of size {parts}')
+    full = (None,) * (len(shape) - len(axes)) + tuple(_present(axis, mesh) for axis in axes)
+    for size, parts in zip(shape, full):
+        count = math.prod(mesh.shape[part] for part in parts or ())
+        if size % count:
+            raise BadInput(
+                f'parameter {name!r} of shape {shape}: {size} is not divisible by the {count} devices of mesh axis {" x ".join(parts)}; '
+                f'give {-(-size // count) * count}, another mesh, or a rule for it before the others in config.rules'
+            )
     return NamedSharding(mesh, PartitionSpec(*full))
+
+
+def _present(axis: str | Sequence[str] | None, mesh: Mesh) -> tuple[str, ...] | None:
+    """Of the axes that a rule names, those that the mesh has."""
+    names = (axis,) if isinstance(axis, str) else tuple(axis or ())
+    for name in names:
+        if name not in AXES:
+            raise BadInput(f'mesh axis {name!r} in config.rules is unknown; there are {", ".join(AXES)}')
+    return tuple(name for name in names if name in mesh.shape) or None

@@ -1,0 +1,230 @@
+"""Every family on every mesh: the loss and the gradients of one device."""
+
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from lmx import models, objectives, optim, run, spec, trees
+from lmx.cli import main
+from lmx.nn import heads
+from lmx.run import dry_run
+from lmx.run.config import load
+from lmx.train import layouts, shard
+from lmx.train.state import bind, init_params, init_state
+from lmx.train.step import train_step
+from lmx.types import BadInput
+from tests.families import DECODERS, ENCODERS, ONE_PAIR_A_ROW, RECURRENT, SEQ2SEQ
+
+B, T, V = 8, 8, 24  # V: a multiple of every axis
+FAMILIES = {**DECODERS, **ENCODERS, **SEQ2SEQ, **RECURRENT, **ONE_PAIR_A_ROW}
+MESHES = {
+    'data': {'data': 8},
+    'fsdp': {'data': 2, 'fsdp': 4},
+    'tensor': {'data': 4, 'tensor': 2},
+    'product': {'data': 2, 'fsdp': 2, 'tensor': 2},
+    'expert': {'fsdp': 2, 'tensor': 2, 'expert': 2},
+}
+
+
+def pairs():
+    """All pairs under `-m full`; by default each family takes turns with the meshes, and mixtures of experts also their own."""
+    for row, name in enumerate(FAMILIES):
+        for column, mesh in enumerate(MESHES):
+            chosen = column == row % len(MESHES) or (name, mesh) == ('mixtral', 'expert')
+            yield pytest.param(name, mesh, marks=() if chosen else pytest.mark.full)
+
+
+def built(name):
+    make = FAMILIES[name]
+    targets = {'target_vocab_size': V} if 'target_vocab_size' in make.keywords else {}
+    headed = {'head': heads.masked_lm()} if name in ENCODERS else {}
+    return make(vocab_size=V, **targets, **headed)
+
+
+def data(name) -> tuple:
+    """(objective, batch), with padding, so that no two rows count the same."""
+    draw = np.random.default_rng(0)
+    tokens, lengths = draw.integers(1, V, (B, T + 1), np.int32), draw.integers(2, T + 1, B)
+    real = (np.arange(T) < lengths[:, None]).astype(np.int32)
+    weights = real.astype(np.float32)
+    if name in ENCODERS:
+        places = np.sort(draw.permuted(np.tile(np.arange(2), (B, 1)), axis=1), axis=1).astype(np.int32)
+        batch = {'tokens': tokens[:, :T], 'segments': real, 'places': places, 'targets': tokens[:, :2], 'weights': weights[:, :2]}
+        return objectives.masked_token, batch
+    batch = {'inputs': tokens[:, :T], 'targets': tokens[:, 1:], 'weights': weights}
+    if name in SEQ2SEQ or name in ONE_PAIR_A_ROW:
+        return objectives.seq2seq, {**batch, 'source': tokens[:, ::-1][:, :T], 'source_segments': real}
+    return objectives.next_token, batch
+
+
+@functools.cache
+def first_params(name):
+    objective, batch = data(name)
+    return jax.jit(lambda: init_params(built(name), objective, batch, jax.random.key(0)))()
+
+
+def gradients(name, params, batch):
+    """(sums, gradients) of the objective, compiled."""
+    objective, _ = data(name)
+
+    def loss(params, batch):
+        sums = objective(bind(built(name), params), batch)
+        return sum(mean.total / mean.count for key, mean in sums.items() if key.startswith('loss/')), sums
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params, batch)
+
+
+@functools.cache
+def alone(name):
+    return gradients(name, first_params(name), data(name)[1])
+
+
+@pytest.mark.usefixtures('quick_compilation')
+@pytest.mark.parametrize(('name', 'mesh'), list(pairs()))
+def test_a_mesh_equals_one_device(name, mesh):
+    layout = shard.make_mesh(MESHES[mesh])
+    where = shard.param_shardings(first_params(name), layouts.standard(), layout)
+    split = [leaf.spec for leaf in jax.tree.leaves(where) if any(leaf.spec)]
+    assert bool(split) == (mesh != 'data')  # else there would be nothing to compare
+    with jax.set_mesh(layout):
+        grads, sums = gradients(name, jax.device_put(first_params(name), where), shard.put_batch(data(name)[1], layout))
+    theirs, expected = alone(name)
+    # Float32 sums over devices come in another order; gradients are of order 1 and below.
+    for path, leaf in jax.tree_util.tree_leaves_with_path(theirs):
+        ours = functools.reduce(lambda tree, key: tree[key.key], path, grads)
+        np.testing.assert_allclose(ours, leaf, rtol=1e-4, atol=1e-5, err_msg=trees.path_name(path))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), sums, expected)
+
+
+def make(values):
+    model = models.llama(vocab_size=V, dim=16, num_layers=2, num_heads=4, num_kv_heads=4, mlp_dim=32)
+    return model, objectives.next_token, optim.optimizer(rule=optim.adam(), schedule=1e-2, clip_norm=1.0)
+
+
+def collectives(sizes) -> set[tuple[str, tuple[int, ...]]]:
+    """(operation, shape) of every collective in the compiled train step."""
+    layout, batch = shard.make_mesh(sizes), data('llama')[1]
+    state = jax.eval_shape(lambda: init_state(make, {}, batch, 0))
+    where = shard.state_shardings(state, layouts.standard(), layout)
+    state = jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, where)
+    place = shard.batch_sharding(layout)
+    batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for name, array in batch.items()}
+    with jax.set_mesh(layout):
+        step = jax.jit(functools.partial(train_step, make=make), out_shardings=(where, shard.replicated(layout)))
+        text = step.lower(state, batch, {}).compile().as_text()
+    found = re.findall(r'= \(?\w+\[([\d,]*)\].* (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(', text)
+    return {(what, tuple(int(size) for size in shape.split(',') if size)) for shape, what in found}
+
+
+def test_collectives_are_those_of_the_layout(capfd):
+    weights = {(16, 16), (16, 32), (32, 16), (V, 16)}
+    assert {what for what, _ in collectives({'data': 8})} == {'all-reduce'}
+    sharded = collectives({'fsdp': 8})
+    assert {what for what, _ in sharded} == {'all-reduce', 'all-gather'}
+    assert {shape for what, shape in sharded if what == 'all-gather'} == weights  # ZeRO-3: no activation and no score is gathered
+    megatron = collectives({'data': 2, 'tensor': 4})
+    assert {what for what, _ in megatron} == {'all-reduce', 'all-gather'}
+    gathered = {shape for what, shape in megatron if what == 'all-gather'}
+    assert gathered == {(4, T, 16), (4, T, 4)}  # the residual stream; and the best of each quarter of the vocabulary
+    assert not any(V in shape or V // 4 in shape for _, shape in megatron)
+    assert not {what for what, _ in collectives({'data': 2, 'fsdp': 2, 'tensor': 2})} - {'all-reduce', 'all-gather'}
+    assert 'rematerialization' not in capfd.readouterr().err
+
+
+def test_an_axis_that_the_mesh_lacks_splits_nothing():
+    layout = shard.make_mesh({'data': 8})
+    found = shard.param_shardings(first_params('llama'), layouts.standard(), layout)
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'rules', 'says'),
+    [
+        ({'fsdp': 8}, ((r'.*', ('model',)),), "axis 'model' in config.rules is unknown; there are trial, data"),
+        ({'data': 2, 'tensor': 4}, ((r'norm/scale$', (None, None, 'tensor')), (r'.*', ())), 'has more axes than parameter'),
+        ({'tensor': 8}, ((r'up/kernel$', ('tensor', None)), (r'down/kernel$', (None, 'tensor')), (r'.*', ())), None),
+        ({'tensor': 8}, ((r'gate/kernel$', (None, 'tensor')), (r'embedding$', ('data',)), (r'kernel$', ())), 'no sharding rule'),
+        ({'fsdp': 8}, ((r'.*', ('fsdp',)),), None),
+    ],
+)
+def test_rules_that_cannot_be(sizes, rules, says):
+    layout = shard.make_mesh(sizes)
+    if says is None:
+        shard.param_shardings(first_params('llama'), rules, layout)
+        return
+    with pytest.raises(BadInput, match=says):
+        shard.param_shardings(first_params('llama'), rules, layout)
+
+
+def test_a_dimension_that_does_not_divide_is_named_with_one_that_does():
+    params = {'embed': {'embedding': jax.ShapeDtypeStruct((259, 16), np.float32)}}
+    with pytest.raises(BadInput, match=r"'embed/embedding' of shape \(259, 16\): 259 is not divisible by the 8 devices.*give 264"):
+        shard.param_shardings(params, layouts.standard(), shard.make_mesh({'tensor': 8}))
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'says'),
+    [
+        ({'data': 3}, r"\{'data': 3\} does not multiply to 8 devices; take data=8"),
+        ({'data': 4, 'tensor': 3}, 'does not multiply to 8 devices; take tensor=2'),
+        ({'data': -1, 'fsdp': 3}, 'does not multiply to 8 devices; take fsdp=8'),
+        ({'data': -1, 'fsdp': -1}, 'give one axis -1'),
+        ({'model': 8}, "mesh axis 'model' is unknown"),
+    ],
+)
+def test_meshes_that_cannot_be(sizes, says):
+    with pytest.raises(BadInput, match=says):
+        shard.make_mesh(sizes)
+
+
+def test_an_axis_that_would_split_nothing_is_refused():
+    layout = shard.make_mesh({'data': 4, 'expert': 2})
+    state = jax.eval_shape(lambda: init_state(make, {}, data('llama')[1], 0))
+    with pytest.raises(BadInput, match="mesh axis 'expert' of size 2 splits no parameter"):
+        shard.state_shardings(state, layouts.standard(), layout)
+
+
+def tiny(**mesh):
+    config = load('tests/tiny.py:steps=4,dropout=0.0')
+    with config.ignore_type():
+        config.model.vocab_size = 16  # more than the tokenizer has, so that it divides
+    config.mesh.update(mesh)
+    return config
+
+
+def test_runs_on_other_meshes_end_alike(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    one, other = (run.train(tiny(**mesh), tmp_path / name)['validation'] for name, mesh in (('a', {}), ('b', {'fsdp': 2, 'tensor': 2})))
+    assert one['loss'] == pytest.approx(other['loss'], rel=1e-5)  # four updates of Adam in float32
+    assert 'fsdp' in spec.from_json((tmp_path / 'b' / 'config.json').read_text()).mesh
+
+
+def test_dry_run_shows_layouts_and_collectives(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    args = ['--config.mesh.fsdp=2', '--config.mesh.tensor=2', '--config.model.vocab_size=16', '--dry_run', f'--workdir={tmp_path}/none']
+    with pytest.raises(SystemExit, match='0'):
+        main(['lmx', 'train', '--config=tests/tiny.py', *args])
+    told = capsys.readouterr().out
+    assert told.startswith('mesh data 2 x fsdp 2 x tensor 2: 8 cpu device(s)')
+    assert re.search(r'decoder/blocks/attention/query/kernel +\(2, 16, 16\) +- fsdp tensor +512 B', told)
+    assert re.search(r'decoder/final_norm/scale +\(16,\) +everywhere +64 B', told)
+    assert re.search(r'a step has \d+ all-gather, .* kB in all', told)
+    assert not (tmp_path / 'none').exists()
+
+
+def test_collectives_in_loops_count_as_often():
+    layout = shard.make_mesh({'data': 8})
+    whole, split = shard.replicated(layout), shard.batch_sharding(layout)
+
+    def looped(x):
+        return jax.lax.scan(lambda total, _: (jax.lax.with_sharding_constraint(total + x.sum(0) * total.sum(), whole), None), x[0], None, 5)
+
+    text = jax.jit(looped, in_shardings=split, out_shardings=whole).lower(jax.ShapeDtypeStruct((8, 4), np.float32)).compile().as_text()
+    outside = dry_run.collectives(text)
+    assert sum(count for count, _ in outside.values()) >= 1
+    body = text.replace('"known_trip_count":{"n":"5"}', '"known_trip_count":{"n":"50"}')
+    inside = {name: dry_run.collectives(body)[name][0] - count for name, (count, _) in outside.items()}
+    assert all(extra % 45 == 0 for extra in inside.values())
