@@ -19,6 +19,7 @@ HELP = """\
 lmx: language-model research in JAX. One config is one run.
 
   lmx train     --config=configs/gpt_stdlib.py --workdir=runs/a     train, or go on where runs/a stopped
+  lmx launch    local --processes=4 -- train --config=... --workdir=..  the same by many processes
   lmx evaluate  --workdir=runs/a --checkpoint=best                  loss, perplexity, bits per byte of a split
   lmx predict   --workdir=runs/a --input='def main('                what the task predicts: a continuation, a label, ...
   lmx search    --workdir=runs/b --corpus=FILE --query=TEXT         the texts that are nearest in meaning
@@ -93,8 +94,9 @@ def _run(argv: list[str]) -> int:
     flags.DEFINE_bool('help', False, 'show this text', short_name='h', flag_values=values)
     define, run, text = COMMANDS[name]
     define(values)
-    ours, overrides = _split(argv[1:])
-    rest = values(ours)[1:]
+    at = argv.index('--') if '--' in argv else len(argv)
+    ours, overrides = _split(argv[1:at])
+    rest = [*values(ours)[1:], *argv[at + 1 :]]
     if values.help:
         print(f'lmx {name}: {textwrap.dedent(text)}\n{_flag_help(values)}')
         return 0
@@ -181,6 +183,12 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
 def _train_flags(v: Flags) -> None:
     flags.DEFINE_string('config', None, 'FILE.py or FILE.py:ARG; not needed to go on with a run in --workdir', flag_values=v)
     flags.DEFINE_string('workdir', None, "the run's folder; default runs/<config>-<time>", flag_values=v)
+    flags.DEFINE_string(
+        'coordinator', None, 'HOST:PORT where the processes of one job meet; Slurm, Open MPI and TPU slices say it', flag_values=v
+    )
+    flags.DEFINE_integer('processes', None, 'how many processes the job has', flag_values=v)
+    flags.DEFINE_integer('process', None, 'which of them this is, from 0', flag_values=v)
+    flags.DEFINE_float('join_timeout', 300, 'seconds to wait for the other processes', flag_values=v)
     flags.DEFINE_bool('dry_run', False, 'print mesh, layouts, bytes per device and collectives of a step, and train nothing', flag_values=v)
     flags.DEFINE_string('profile', None, 'FROM:TO, write a profiler trace of these steps', flag_values=v)
 
@@ -192,16 +200,23 @@ def _train(v: Flags, rest: list[str], overrides: list[str]) -> int:
     _refuse(rest)
     config = _config(v.config, overrides, v.workdir)
     name = pathlib.Path((v.config or '').partition(':')[0]).stem
-    workdir = v.workdir or f'runs/{name}-{time.strftime("%Y%m%d-%H%M%S")}'
-    from lmx import run
+    from lmx import run, spec
+    from lmx.run.parts import set_up_jax
+    from lmx.train import hosts
 
+    job = hosts.find(v.coordinator, v.processes, v.process)
+    if job is not None:
+        set_up_jax(config)
+        hosts.join(job, spec.to_json(config), v.join_timeout)
+    workdir = v.workdir or hosts.broadcast(f'runs/{name}-{time.strftime("%Y%m%d-%H%M%S")}')
     if v.dry_run:
         from lmx.run.dry_run import dry_run
 
         print(dry_run(config))
         return 0
     evaluations = run.train(config, workdir, profile=_span(v.profile))
-    print(run.finish(config, pathlib.Path(workdir), evaluations))
+    if hosts.main():
+        print(run.finish(config, pathlib.Path(workdir), evaluations))
     return 0
 
 
@@ -464,6 +479,25 @@ def _diff(v: Flags, rest: list[str], overrides: list[str]) -> None:
     print(run.difference(*rest))
 
 
+def _launch_flags(v: Flags) -> None:
+    flags.DEFINE_integer('processes', 2, 'local: how many processes of one job', flag_values=v)
+    flags.DEFINE_integer('restarts', 3, 'local: how often all start again after one has died', flag_values=v)
+
+
+def _launch(v: Flags, rest: list[str], overrides: list[str]) -> int:
+    from lmx.launch import local
+
+    if len(rest) < 2 or rest[0] != 'local' or rest[1] != 'train' or overrides:
+        raise BadInput(
+            'name where and what, as in: lmx launch local --processes=2 -- train --config=configs/gpt_stdlib.py --workdir=runs/a'
+        )
+    if v.processes < 1:
+        raise BadInput(f'--processes={v.processes} must be at least 1')
+    if not any(word.startswith('--workdir') for word in rest):
+        raise BadInput('give --workdir=DIR behind `train`, so that a restart finds its checkpoints')
+    return local.launch(rest[1:], processes=v.processes, restarts=v.restarts)
+
+
 def _refuse(rest: list[str]) -> None:
     if rest:
         raise BadInput(f'unexpected argument {rest[0]!r}; values are given as --flag=value')
@@ -483,6 +517,14 @@ COMMANDS: dict[str, Command] = {
         lmx train --config=configs/gpt_stdlib.py --workdir=runs/a
         lmx train --config=configs/gpt_stdlib.py:debug                two tiny steps, to see that all fits together
         lmx train --config=configs/gpt_stdlib.py --config.model.dim=256 --config.optim.schedule.peak=3e-4
+        """,
+    ),
+    'launch': (
+        _launch_flags,
+        _launch,
+        """runs one training as a job of several processes. If one dies, all start again from the last checkpoint.
+
+        lmx launch local --processes=4 -- train --config=configs/gpt_stdlib.py --workdir=runs/a
         """,
     ),
     'evaluate': (

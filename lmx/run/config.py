@@ -24,6 +24,7 @@ def base() -> ConfigDict:
     c.accumulate = 1  # microbatches per step
     c.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1, 'expert': 1}  # axis -> devices; -1 takes what is left. See lmx.train.layouts
     c.rules = layouts.standard()  # (regex over parameter paths, mesh axes from the right); the first match wins
+    c.parallel = 'mesh'  # or 'pmap': data parallelism alone, see lmx.train.pmap
     c.cpu_devices = 1  # simulated devices when there is nothing but a CPU
     c.every = {'log': 10, 'evaluate': 0, 'checkpoint': 0}  # in steps; 0 = at the end only
     c.keep = {'last': 2, 'best': None, 'mode': 'min'}  # best: an evaluation value, as in 'validation/loss'

@@ -14,6 +14,7 @@ import numpy as np
 from lmx import spec, trees
 from lmx.run.parts import Parts
 from lmx.train import shard
+from lmx.types import BadInput
 
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _SIZES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 'f32': 4, 's32': 4, 'u32': 4, 'f64': 8, 's64': 8, 'u64': 8}
@@ -31,6 +32,8 @@ def dry_run(config: Any) -> str:
     state, mesh = parts.abstract_state(), parts.mesh
     place = shard.batch_sharding(mesh)
     batch = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place) for name, leaf in parts.batch_shapes.items()}
+    if parts.config.parallel != 'mesh':
+        raise BadInput(f'parallel {parts.config.parallel!r}: a dry run shows meshes; add --config.parallel=mesh')
     compiled = parts.jitted_train_step(lower=True)(state, batch, parts.values).compile()
     axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
     rows = [('parameter', 'shape', 'layout', 'per device')]

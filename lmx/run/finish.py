@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from lmx import spec
 from lmx.run.parts import Parts
 from lmx.run.predict import predictions
@@ -14,15 +16,21 @@ from lmx.run.restore import restore
 
 
 def finish(config: Any, workdir: pathlib.Path, evaluations: Mapping[str, Mapping[str, float]]) -> str:
-    """Draws samples, writes `samples.jsonl` and `report.html`, and returns what `lmx train` prints last."""
+    """Draws samples, writes `samples.jsonl` and `report.html`, and returns what `lmx train` prints last.
+
+    At the end of a job of several processes the first of them calls it, without samples: the parameters lie in all of them.
+    """
     from lmx.report import page
 
     config = spec.finish(config)
-    parts, params, step = restore(workdir, config=config, allow=tuple(modules(config)))
+    together = jax.process_count() > 1
+    parts, params, step = (Parts(config), None, config.steps) if together else restore(workdir, config=config, allow=tuple(modules(config)))
     baselines = parts.builder('baselines') if config.baselines is not None else {}
     _record_baselines(workdir, step, config.evaluate, baselines)
     text = [table(evaluations, baselines)]
-    if config.samples:
+    if config.samples and together:
+        text.append(f'samples: lmx predict --workdir={workdir} --input={config.samples[0]!r}')
+    elif config.samples:
         for prompt, made in zip(config.samples, _samples(parts, params, workdir, step)):
             text += [f'--- a continuation of {prompt!r}', prompt + made['continuation'], '']
     text.append(f'report: {page.write(workdir)}')

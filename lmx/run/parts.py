@@ -14,7 +14,7 @@ import numpy as np
 
 from lmx import spec
 from lmx.data import pipeline
-from lmx.train import shard
+from lmx.train import pmap, shard
 from lmx.train.init import flat
 from lmx.train.state import init_carry, init_state
 from lmx.train.step import eval_step, stream_eval_step, train_step
@@ -154,6 +154,8 @@ class Parts:
         state = self.abstract_state()
         self._check_vocabulary()
         base = None if self.adapter is None else flat(self.abstract_params())
+        if self.config.parallel == 'pmap':
+            pmap.check(self.mesh, self.task, self.carries)
         _, sums = jax.eval_shape(self._train_step, state, self.batch_shapes, self.values, base)
         if not any(name.startswith('loss/') for name in sums):
             raise BadInput(f'the task returns no loss/* to minimise, only {", ".join(sums)}')
@@ -185,6 +187,9 @@ class Parts:
 
     def jitted_train_step(self, lower: bool = False) -> Any:
         """(state, batch, values) -> (state, sums); the state's buffers are reused. `lower`: shapes -> what is to be compiled."""
+        if self.config.parallel == 'pmap':
+            mapped = pmap.pmapped(self._train_step, self.mesh)
+            return lambda state, batch, values: mapped(state, batch, values, self.frozen)
         layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         compiled = jax.jit(self._train_step, donate_argnums=0, out_shardings=(layouts, shard.replicated(self.mesh)))
         function = compiled.lower if lower else compiled
@@ -194,10 +199,10 @@ class Parts:
         with jax.set_mesh(self.mesh):  # for `lmx.nn.partition`
             return compiled(*args)
 
-    def _train_step(self, state: Any, batch: Any, values: Mapping[str, Any], base: Any) -> Any:
+    def _train_step(self, state: Any, batch: Any, values: Mapping[str, Any], base: Any, axis_name: str | None = None) -> Any:
         # The base is an argument: inside the program it would be a constant, one copy in each executable and in the compilation cache.
         merge = functools.partial(self._merge, base)
-        return train_step(state, batch, values, make=self.make, accumulate=self.config.accumulate, merge=merge)
+        return train_step(state, batch, values, make=self.make, accumulate=self.config.accumulate, merge=merge, axis_name=axis_name)
 
     def jitted_eval_step(self) -> Any:
         """(params, batch) -> sums; with recurrent state, (params, batch, carry) -> (sums, the next carry)."""

@@ -19,7 +19,7 @@ from lmx import spec, trees
 from lmx.data import pipeline
 from lmx.optim import eval_params
 from lmx.run.parts import Parts
-from lmx.train import loop, lora, shard
+from lmx.train import hosts, loop, lora, shard
 from lmx.train.checkpoint import Checkpoints
 from lmx.train.evaluate import evaluate
 from lmx.train.log import Log
@@ -52,42 +52,47 @@ def train(
     _check_numbers(config)
     parts = Parts(config)
     _ = parts.mesh  # refuses a batch size that does not divide before anything is written
-    folder = Workdir(workdir or pathlib.Path('runs') / time.strftime('%Y%m%d-%H%M%S'), config)
+    path = pathlib.Path(workdir or hosts.broadcast(time.strftime('runs/%Y%m%d-%H%M%S'))).absolute()
+    folder = hosts.first(lambda: Workdir(path, config))  # one process holds the lock and writes; all join the checkpoints
     try:
-        return _Run(parts, folder, profile).run()
+        return _Run(parts, path, folder, profile).run()
     finally:
-        folder.close()
+        if folder is not None:
+            folder.close()
 
 
 class _Run:
     """One start of one run."""
 
-    def __init__(self, parts: Parts, folder: Workdir, profile: tuple[int, int] | None):
-        self.parts, self.folder, self.config = parts, folder, parts.config
-        self.profile = (*profile, str(folder.path / 'profile')) if profile else None
+    def __init__(self, parts: Parts, path: pathlib.Path, folder: Workdir | None, profile: tuple[int, int] | None):
+        self.parts, self.path, self.folder, self.config = parts, path, folder, parts.config
+        self.profile = (*profile, str(path / 'profile')) if profile else None
         self.evaluations: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
         self.signal: str | None = None
         self.main = jax.process_index() == 0
+        self.asked = (-1, False)
 
     def run(self) -> dict[str, dict[str, float]]:
         parts, config = self.parts, self.config
+        hosts.first(parts.train_batches)  # data sets, tokenizers and caches are made once, and found by the others
         batches = parts.train_batches()
         self.fingerprint = batches.fingerprint
+        self.rows = batches.rows
         parts.check()
-        trackers = _trackers(config, self.folder.path)
+        trackers = _trackers(config, self.path)
         if parts.adapter is not None:
             say(f'adapter: {parts.base}')  # read before anything is written, for it may be gone
-        warnings = self.folder.record(config)
+        warnings = self.folder.record(config) if self.folder is not None else []
         if parts.adapter is not None:
-            lora.recognise(self.folder.path, parts.base.params)
+            lora.recognise(self.path, parts.base.params)
         self._save_tokenizer()
         for text in warnings:
             say(f'resuming under other conditions ({text}): the result will equal an undisturbed run to rounding, not to the bit')
         keep = config.keep
-        self.checkpoints = Checkpoints(self.folder.path / 'checkpoints', keep_last=keep.last, best=keep.best, mode=keep.mode)
+        self.checkpoints = Checkpoints(self.path / 'checkpoints', keep_last=keep.last, best=keep.best, mode=keep.mode)
         state, start, lengths = self._first_state()
-        self.log = Log(self.folder.path, lengths, start, trackers)
+        self.log = Log(self.path, lengths, start, trackers) if self.main else None
         self.eval_step = parts.jitted_eval_step()
         step = parts.jitted_train_step()
         self._announce(state, start)
@@ -97,7 +102,7 @@ class _Run:
                     state,
                     lambda state, batch: step(state, batch, parts.values),
                     feed,
-                    loop.Hooks(self._log, self._evaluate, self._save, self._stop, pipeline.batch_hash),
+                    loop.Hooks(self._log, self._evaluate, self._save, self._stop, self._identify),
                     start=start,
                     steps=config.steps,
                     every=config.every,
@@ -108,12 +113,13 @@ class _Run:
         finally:
             with contextlib.suppress(BadInput):  # whatever ended the run is the news, not that a save under way failed too
                 self.checkpoints.close()
-            self.log.close()
+            if self.log is not None:
+                self.log.close()
         if reason == 'preempted':
-            raise Preempted(f'{self.signal}: checkpoint written; run the same command again to go on')
+            raise Preempted(f'{self.signal or "SIGTERM"}: checkpoint written; run the same command again to go on')
         if reason:
             say(f'stopped early: {reason}')
-        return self.evaluations or _last_evaluations(self.folder.path)
+        return self.evaluations or _last_evaluations(self.path)
 
     def _put(self, batches: pipeline.Batches, index: int) -> tuple[Any, Any]:
         batch = batches(index)
@@ -125,9 +131,7 @@ class _Run:
         if found is not None:
             step, state, meta = found
             if meta['data'] != self.fingerprint:
-                raise BadInput(
-                    f'the training data of {self.folder.path} has changed since step {step}; restore it, or give a new --workdir'
-                )
+                raise BadInput(f'the training data of {self.path} has changed since step {step}; restore it, or give a new --workdir')
             say(f'resuming at step {step} of {self.config.steps}')
             return state, step, meta['lengths']
         state = self.parts.jitted_init()(self.parts.values)
@@ -142,8 +146,11 @@ class _Run:
     # -- what the loop calls
 
     def _log(self, line: dict[str, Any]) -> None:
-        if self.main:
+        if self.log is not None:
             self.log.write('metrics.jsonl', line)
+
+    def _identify(self, batch: Any) -> str:
+        return hosts.add_hashes(pipeline.batch_hash(batch, self.rows))
 
     def _evaluate(self, step: int, state: Any) -> None:
         params = self.parts.merged(eval_params(state.opt_state, state.params))
@@ -153,7 +160,7 @@ class _Run:
             batches = (shard.put_batch(batch, self.parts.mesh) for batch in some)
             values = evaluate(self.eval_step, params, batches, self.parts.eval_carry(split))
             self.evaluations[split] = values
-            if self.main:
+            if self.log is not None:
                 self.log.write('eval.jsonl', {'step': step, 'split': split, **values})
 
     def _save(self, step: int, state: Any) -> None:
@@ -163,33 +170,46 @@ class _Run:
         best = self.config.keep.best
         if metrics and best is not None and best not in metrics:
             raise BadInput(f'keep.best {best!r} is not evaluated; there are {", ".join(metrics)}')
-        self.checkpoints.save(step, state, {'data': self.fingerprint, 'lengths': self.log.sync()}, metrics)
+        self.checkpoints.save(step, state, {'data': self.fingerprint, 'lengths': self.log.sync() if self.log is not None else {}}, metrics)
 
     def _stop(self, step: int) -> str | None:
-        if self.signal:
+        if self._asked(step):
             return 'preempted'
+        if not self.config.early_stopping.patience or self.evaluated_at not in (step, -1):
+            return None
+        return hosts.broadcast(self._early() if self.main else '') or None
+
+    def _asked(self, step: int) -> bool:
+        """Whether to stop here; in a job of several processes, the same in all."""
+        if jax.process_count() == 1:
+            return self.signal is not None
+        if self.asked[0] != step:
+            self.asked = (step, hosts.asked_to_stop(step))
+        return self.asked[1]
+
+    def _early(self) -> str:
+        """Why training ends early; '' = it goes on."""
         rule = self.config.early_stopping
-        if rule.patience:
-            split, name = rule.metric.split('/', 1)
-            history = [line[name] for line in read_lines(self.folder.path / 'eval.jsonl') if line['split'] == split and name in line]
-            best = max if rule.mode == 'max' else min
-            recent, before = history[-rule.patience :], history[: -rule.patience]
-            if before and best(*recent, *before) == best(before):
-                return f'{rule.metric} has not improved for {rule.patience} evaluations'
-        return None
+        split, name = rule.metric.split('/', 1)
+        history = [line[name] for line in read_lines(self.path / 'eval.jsonl') if line['split'] == split and name in line]
+        best = max if rule.mode == 'max' else min
+        recent, before = history[-rule.patience :], history[: -rule.patience]
+        stalled = bool(before) and best(*recent, *before) == best(before)
+        return f'{rule.metric} has not improved for {rule.patience} evaluations' if stalled else ''
 
     # -- around it
 
     def _save_tokenizer(self) -> None:
-        if self.main and self.config.get('tokenizer') is not None and not (self.folder.path / 'tokenizer.json').exists():
-            self.parts.builder('tokenizer').save(self.folder.path / 'tokenizer.json')
+        if self.main and self.config.get('tokenizer') is not None and not (self.path / 'tokenizer.json').exists():
+            self.parts.builder('tokenizer').save(self.path / 'tokenizer.json')
 
     def _announce(self, state: Any, start: int) -> None:
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         devices = jax.devices()
         frozen = trees.size(self.parts.frozen)
         trained = f' trained on top of {frozen:,} frozen' if frozen else ''
-        say(f'{count:,} parameters{trained} on {len(devices)} {devices[0].device_kind} device(s), mesh {dict(self.parts.mesh.shape)}')
+        many = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
+        say(f'{count:,} parameters{trained} on {len(devices)} {devices[0].device_kind} device(s){many}, mesh {dict(self.parts.mesh.shape)}')
         say(f'{len(self.parts.features("train")):,} training examples, {self.config.batch_size} a step, steps {start}..{self.config.steps}')
 
 
@@ -201,7 +221,8 @@ class _Signals:
 
     def __enter__(self) -> None:
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            # In a job of several processes JAX itself listens for SIGTERM, for all of them.
+            for number in (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else (signal.SIGINT,):
                 self.before[number] = signal.signal(number, self._ask)
         except ValueError:  # not the main thread of a notebook server: signals stay as they are
             pass
@@ -214,6 +235,8 @@ class _Signals:
         if self.run.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.run.signal = signal.Signals(number).name
+        if jax.process_count() > 1:  # JAX tells the others
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def say(text: str) -> None:
@@ -236,6 +259,8 @@ def _check_numbers(config: Any) -> None:
     for name, least in (('steps', 0), ('batch_size', 1), ('accumulate', 1)):
         if not isinstance(config[name], int) or config[name] < least:
             raise BadInput(f'{name} {config[name]!r} must be a whole number of at least {least}')
+    if config.parallel not in ('mesh', 'pmap'):
+        raise BadInput(f'parallel {config.parallel!r} must be mesh or pmap')
     if config.nonfinite not in ('stop', 'skip'):
         raise BadInput(f'nonfinite {config.nonfinite!r} must be stop or skip')
 

@@ -18,6 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from lmx.train import hosts
 from lmx.types import BadInput
 
 
@@ -169,12 +170,14 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         """Renames a damaged checkpoint; nothing that might be rescued by hand is deleted."""
-        target = self.directory.parent / 'damaged' / str(step)
-        target.parent.mkdir(exist_ok=True)
-        while target.exists():
-            target = target.with_name(target.name + '_')
-        (self.directory / str(step)).rename(target)
-        (self.directory / 'checksums' / f'{step}.json').unlink(missing_ok=True)
+        if jax.process_index() == 0:
+            target = self.directory.parent / 'damaged' / str(step)
+            target.parent.mkdir(exist_ok=True)
+            while target.exists():
+                target = target.with_name(target.name + '_')
+            (self.directory / str(step)).rename(target)
+            (self.directory / 'checksums' / f'{step}.json').unlink(missing_ok=True)
+        hosts.barrier(f'set aside {step}')
         self.manager.reload()
 
     def choose(self, which: str) -> list[int]:

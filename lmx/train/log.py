@@ -80,11 +80,13 @@ class Bar:
     """A progress bar on a terminal; a line now and then where there is none."""
 
     def __init__(self, start: int, steps: int):
+        import jax
         from tqdm import tqdm
 
         self._quiet, self._shown = not sys.stderr.isatty(), 0.0
         self._bar = tqdm(
             total=steps,
+            disable=jax.process_index() != 0,
             initial=start,
             unit='step',
             dynamic_ncols=True,

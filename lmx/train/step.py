@@ -23,6 +23,7 @@ def train_step(
     make: Make,
     accumulate: int = 1,
     merge: Callable[[Any], Any] = lambda params: params,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, Sums]:
     """One update on one global batch.
 
@@ -34,6 +35,7 @@ def train_step(
       accumulate: microbatches. The counts of the whole batch divide every microbatch's totals, so that the gradient is the full
         batch's and not a mean of means.
       merge: what is trained -> the model's parameters, where these are not the same (`lmx.train.lora`).
+      axis_name: of `jax.pmap`, where `batch` is this device's part of the global one; None = it is the whole.
 
     Returns:
       The next state, and the sums of the objective beside 'grad_norm', 'learning_rate' and 'skipped'. A step whose loss or gradient is
@@ -41,6 +43,12 @@ def train_step(
     """
     model, objective, optimizer = make(values)
     key = rng.key(state.key, 'dropout', state.step)
+    if axis_name is not None:
+        key = rng.key(key, 'device', jax.lax.axis_index(axis_name))
+
+    def everywhere(tree: Any) -> Any:
+        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
     micro = jax.tree.map(lambda x: _strided(x, accumulate), batch)
 
     def sums_of(params: Any, part: Batch, index: Any) -> Sums:
@@ -52,12 +60,13 @@ def train_step(
         def loss(params: Any) -> tuple[Any, tuple[Sums, Any]]:
             apply = bind(model, merge(params), rng.key(key, 'microbatch', 0), state.carry)
             sums = objective(apply, whole)
-            return total_loss(sums), (sums, apply.carry())
+            counts = {name: everywhere(jax.lax.stop_gradient(mean.count)) for name, mean in sums.items()}
+            return total_loss(sums, counts), (sums, apply.carry())
 
         (_, (sums, carry)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     else:
         carry = state.carry
-        counts = _counts(sums_of, state.params, micro, accumulate)
+        counts = everywhere(_counts(sums_of, state.params, micro, accumulate))
 
         def add(carry: Any, item: Any) -> tuple[Any, None]:
             part, index = item
@@ -69,6 +78,7 @@ def train_step(
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes, state.params))
         (sums, grads), _ = jax.lax.scan(add, start, (micro, jnp.arange(accumulate)))
 
+    sums, grads = everywhere((dict(sums), grads))
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(total_loss(sums))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

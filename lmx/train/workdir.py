@@ -24,6 +24,7 @@ RESUMABLE = (
     'accumulate',
     'mesh',
     'rules',
+    'parallel',
     'cpu_devices',
     'every',
     'keep',

@@ -1,6 +1,7 @@
 """Every family on every mesh: the loss and the gradients of one device."""
 
 import functools
+import json
 import re
 
 import jax
@@ -12,10 +13,10 @@ from lmx.cli import main
 from lmx.nn import heads
 from lmx.run import dry_run
 from lmx.run.config import load
-from lmx.train import layouts, shard
+from lmx.train import layouts, pmap, shard
 from lmx.train.state import bind, init_params, init_state
 from lmx.train.step import train_step
-from lmx.types import BadInput
+from lmx.types import BadInput, Task
 from tests.families import DECODERS, ENCODERS, ONE_PAIR_A_ROW, RECURRENT, SEQ2SEQ
 
 B, T, V = 8, 8, 24  # V: a multiple of every axis
@@ -228,3 +229,42 @@ def test_collectives_in_loops_count_as_often():
     body = text.replace('"known_trip_count":{"n":"5"}', '"known_trip_count":{"n":"50"}')
     inside = {name: dry_run.collectives(body)[name][0] - count for name, (count, _) in outside.items()}
     assert all(extra % 45 == 0 for extra in inside.values())
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_pmap_equals_the_mesh(root, tmp_path, monkeypatch, accumulate):
+    monkeypatch.chdir(root)
+    found = []
+    for parallel in ('mesh', 'pmap'):
+        config = tiny()
+        config.parallel, config.accumulate, config.batch_size = parallel, accumulate, 16
+        run.train(config, tmp_path / parallel)
+        lines = map(json.loads, (tmp_path / parallel / 'metrics.jsonl').read_text().splitlines())
+        found.append([[line[name] for name in ('loss', 'grad_norm', 'accuracy')] for line in lines])
+    np.testing.assert_allclose(*found, rtol=1e-5)  # float32 sums in another order, over four updates
+
+
+def test_a_run_goes_on_from_mesh_to_pmap(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    whole = run.train(tiny(), tmp_path / 'whole')
+    config = tiny()
+    config.steps = 2
+    with config.ignore_type():
+        config.optim.schedule.steps = 4
+    run.train(config, tmp_path / 'parts')
+    config.steps, config.parallel = 4, 'pmap'
+    assert run.train(config, tmp_path / 'parts')['validation']['loss'] == pytest.approx(whole['validation']['loss'], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('mesh', 'change', 'says'),
+    [
+        ({'data': 4, 'fsdp': 2}, {}, 'pmap holds every parameter on every device, and the mesh has fsdp=2'),
+        ({'data': 8}, {'carries': True}, 'pmap keeps no recurrent state'),
+        ({'data': 8}, {'additive': False}, 'this task couples the rows of a batch'),
+    ],
+)
+def test_pmap_says_what_it_cannot_do(mesh, change, says):
+    task = Task(inputs=('text',), features=lambda records: records, objective=objectives.next_token, additive=change.get('additive', True))
+    with pytest.raises(BadInput, match=says):
+        pmap.check(shard.make_mesh(mesh), task, change.get('carries', False))

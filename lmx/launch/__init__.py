@@ -1,0 +1,1 @@
+"""Starting jobs of many processes: on this machine, under Slurm, on Kubernetes."""
