@@ -6,6 +6,7 @@ JAX connect them; so that a process that is missing or different is named, where
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -133,9 +134,10 @@ def meet(job: Job, facts: Mapping[str, str], timeout: float) -> None:
 
 def _gather(host: str, port: int, processes: int, facts: Mapping[str, str], deadline: float, timeout: float) -> str:
     """Process 0's part: hears all others, and tells them what it says itself; '' = go on."""
-    found: dict[int, tuple[socket.socket, dict[str, str]]] = {}
+    found: dict[int, socket.socket] = {}
     said = ''
-    with socket.socket() as server:
+    with contextlib.ExitStack() as opened:
+        server = opened.enter_context(socket.socket())
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             server.bind((host, port))
@@ -144,26 +146,27 @@ def _gather(host: str, port: int, processes: int, facts: Mapping[str, str], dead
                 f'process 0 cannot listen at the coordinator {host}:{port} ({error.strerror}); give another --coordinator'
             ) from None
         server.listen(processes)
-        while len(found) < processes - 1 and not said:
-            server.settimeout(max(deadline - time.monotonic(), 0.01))
+        while len(found) < processes - 1:
             try:
-                peer, _ = server.accept()
+                server.settimeout(max(deadline - time.monotonic(), 0.01))
+                peer = opened.enter_context(server.accept()[0])
                 peer.settimeout(max(deadline - time.monotonic(), 0.01))
                 hello = json.loads(_line(peer))
+                index = int(hello['process'])
             except TimeoutError:
                 absent = ', '.join(str(index) for index in range(1, processes) if index not in found)
-                said = f'process 0 waited {timeout:.0f} s at {host}:{port} and process {absent} of {processes} did not come; see their logs'
+                late = f'process 0 waited {timeout:.0f} s at {host}:{port} and process {absent} of {processes} did not come; see their logs'
+                said = said or late
                 break
-            except ValueError:
+            except (ValueError, LookupError, TypeError, OSError):
                 continue  # somebody else's connection
-            index = int(hello['process'])
-            if index in found:
-                said = f'two processes say that they are process {index} of {processes}; give each its own --process'
-            found[index] = (peer, hello)
-            said = said or _difference(index, processes, hello, facts)
-        for peer, _ in found.values():
-            with peer:
-                peer.sendall(json.dumps({'said': said}).encode() + b'\n')
+            twice = f'two processes say that they are process {index} of {processes}; give each its own --process' if index in found else ''
+            found[index] = peer
+            said = said or twice or _difference(index, processes, hello, facts)
+            if said:  # time for the others to come and hear it
+                deadline = min(deadline, time.monotonic() + 5)
+        for peer in found.values():
+            peer.sendall(json.dumps({'said': said}).encode() + b'\n')
     return said
 
 
