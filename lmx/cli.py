@@ -19,7 +19,7 @@ HELP = """\
 lmx: language-model research in JAX. One config is one run.
 
   lmx train     --config=configs/gpt_stdlib.py --workdir=runs/a     train, or go on where runs/a stopped
-  lmx launch    local --processes=4 -- train --config=... --workdir=..  the same by many processes
+  lmx launch    local|slurm ... -- train --config=... --workdir=...  the same by many processes, here or on a cluster
   lmx evaluate  --workdir=runs/a --checkpoint=best                  loss, perplexity, bits per byte of a split
   lmx predict   --workdir=runs/a --input='def main('                what the task predicts: a continuation, a label, ...
   lmx search    --workdir=runs/b --corpus=FILE --query=TEXT         the texts that are nearest in meaning
@@ -480,22 +480,65 @@ def _diff(v: Flags, rest: list[str], overrides: list[str]) -> None:
 
 
 def _launch_flags(v: Flags) -> None:
-    flags.DEFINE_integer('processes', 2, 'local: how many processes of one job', flag_values=v)
-    flags.DEFINE_integer('restarts', 3, 'local: how often all start again after one has died', flag_values=v)
+    from lmx.launch import slurm
+
+    flags.DEFINE_integer('processes', 2, 'local: processes of the job', flag_values=v)
+    flags.DEFINE_integer('restarts', 3, 'how often all start again after a process has died', flag_values=v)
+    flags.DEFINE_integer('nodes', 1, 'slurm: machines', flag_values=v)
+    flags.DEFINE_integer('gpus_per_node', 0, 'slurm: GPUs of each, with a process for each GPU', flag_values=v)
+    flags.DEFINE_integer('tasks_per_node', None, 'slurm: processes of each; default one per GPU, or one', flag_values=v)
+    flags.DEFINE_integer('grace', 120, 'slurm: seconds before the time limit at which the run saves and is requeued', flag_values=v)
+    flags.DEFINE_multi_string(
+        'setup', [], "slurm: a shell line before the run, such as 'module load cuda'; several may be given", flag_values=v
+    )
+    flags.DEFINE_string('container', None, 'slurm: an image, for srun --container-image', flag_values=v)
+    for option in slurm.OPTIONS:
+        flags.DEFINE_string(option, None, f"slurm: sbatch's --{option.replace('_', '-')}", flag_values=v)
+    flags.DEFINE_bool('snapshot', True, 'slurm: run a copy of the code as it is now, in WORKDIR/code', flag_values=v)
+    flags.DEFINE_bool('dry_run', False, 'slurm: print the script and submit nothing', flag_values=v)
 
 
 def _launch(v: Flags, rest: list[str], overrides: list[str]) -> int:
-    from lmx.launch import local
+    import pathlib
 
-    if len(rest) < 2 or rest[0] != 'local' or rest[1] != 'train' or overrides:
-        raise BadInput(
-            'name where and what, as in: lmx launch local --processes=2 -- train --config=configs/gpt_stdlib.py --workdir=runs/a'
-        )
-    if v.processes < 1:
-        raise BadInput(f'--processes={v.processes} must be at least 1')
-    if not any(word.startswith('--workdir') for word in rest):
+    where, command = (rest[0], rest[1:]) if rest else ('', [])
+    if where not in ('local', 'slurm') or command[:1] != ['train'] or overrides:
+        raise BadInput('say where and what: lmx launch local|slurm [flags] -- train --config=configs/gpt_stdlib.py --workdir=runs/a')
+    given = [at for at, word in enumerate(command) if word.startswith('--workdir=')]
+    if not given:
         raise BadInput('give --workdir=DIR behind `train`, so that a restart finds its checkpoints')
-    return local.launch(rest[1:], processes=v.processes, restarts=v.restarts)
+    if where == 'local':
+        from lmx.launch import local
+
+        if v.processes < 1:
+            raise BadInput(f'--processes={v.processes} must be at least 1')
+        return local.launch(command, processes=v.processes, restarts=v.restarts)
+    from lmx.launch import slurm, snapshot
+
+    workdir = pathlib.Path(command[given[0]].partition('=')[2]).absolute()
+    command[given[0]] = f'--workdir={workdir}'
+    here = pathlib.Path.cwd()
+    folder = snapshot.take(here, workdir / 'code', copy=not v.dry_run) if v.snapshot else here
+    text = slurm.script(
+        command,
+        workdir=workdir,
+        folder=folder,
+        nodes=v.nodes,
+        gpus_per_node=v.gpus_per_node,
+        tasks_per_node=v.tasks_per_node,
+        name=workdir.name,
+        grace=v.grace,
+        restarts=v.restarts,
+        setup=v.setup,
+        container=v.container,
+        options={option: v[option].value for option in slurm.OPTIONS if v[option].value is not None},
+    )
+    if v.dry_run:
+        print(text, end='')
+        return 0
+    job = slurm.submit(text, workdir)
+    print(f'submitted job {job}; its output is in {workdir / "logs"}; `squeue --job={job}` shows where it stands')
+    return 0
 
 
 def _refuse(rest: list[str]) -> None:
@@ -522,9 +565,12 @@ COMMANDS: dict[str, Command] = {
     'launch': (
         _launch_flags,
         _launch,
-        """runs one training as a job of several processes. If one dies, all start again from the last checkpoint.
+        """runs one training as a job of several processes, here or on a cluster. If one dies, all start again from the last checkpoint;
+        a job that is preempted, or comes to its time limit, saves, is queued again and goes on.
 
         lmx launch local --processes=4 -- train --config=configs/gpt_stdlib.py --workdir=runs/a
+        lmx launch slurm --nodes=2 --gpus_per_node=8 --time=12:00:00 -- train --config=configs/gpt_lm1b.py --workdir=runs/b
+        lmx launch slurm --dry_run --partition=a100 --setup='module load cuda' -- train --config=... --workdir=...
         """,
     ),
     'evaluate': (

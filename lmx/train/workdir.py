@@ -62,7 +62,7 @@ class Workdir:
 
     def _check(self, config: Mapping[str, Any]) -> None:
         if not self.config_path.exists():
-            others = sorted(entry.name for entry in self.path.iterdir() if entry.name != '.lock')
+            others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ('.lock', 'logs', 'code'))
             if others:
                 raise BadInput(f'{self.path} is not empty and holds no run ({", ".join(others[:3])}); give a new --workdir')
             return
