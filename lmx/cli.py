@@ -19,7 +19,7 @@ HELP = """\
 lmx: language-model research in JAX. One config is one run.
 
   lmx train     --config=configs/gpt_stdlib.py --workdir=runs/a     train, or go on where runs/a stopped
-  lmx launch    local|slurm ... -- train --config=... --workdir=...  the same by many processes, here or on a cluster
+  lmx launch    local|slurm|kubernetes ... -- train ...             the same by many processes, here or on a cluster
   lmx evaluate  --workdir=runs/a --checkpoint=best                  loss, perplexity, bits per byte of a split
   lmx predict   --workdir=runs/a --input='def main('                what the task predicts: a continuation, a label, ...
   lmx search    --workdir=runs/b --corpus=FILE --query=TEXT         the texts that are nearest in meaning
@@ -482,7 +482,7 @@ def _diff(v: Flags, rest: list[str], overrides: list[str]) -> None:
 def _launch_flags(v: Flags) -> None:
     from lmx.launch import slurm
 
-    flags.DEFINE_integer('processes', 2, 'local: processes of the job', flag_values=v)
+    flags.DEFINE_integer('processes', 2, 'local, kubernetes: processes of the job', flag_values=v)
     flags.DEFINE_integer('restarts', 3, 'how often all start again after a process has died', flag_values=v)
     flags.DEFINE_integer('nodes', 1, 'slurm: machines', flag_values=v)
     flags.DEFINE_integer('gpus_per_node', 0, 'slurm: GPUs of each, with a process for each GPU', flag_values=v)
@@ -495,6 +495,13 @@ def _launch_flags(v: Flags) -> None:
     for option in slurm.OPTIONS:
         flags.DEFINE_string(option, None, f"slurm: sbatch's --{option.replace('_', '-')}", flag_values=v)
     flags.DEFINE_bool('snapshot', True, 'slurm: run a copy of the code as it is now, in WORKDIR/code', flag_values=v)
+    flags.DEFINE_string('image', None, 'kubernetes: with lmx and your code in it', flag_values=v)
+    flags.DEFINE_string('name', None, "kubernetes: of the job; default the workdir's", flag_values=v)
+    flags.DEFINE_string('claim', None, 'kubernetes: the volume claim that holds the workdir', flag_values=v)
+    flags.DEFINE_string('mount', '/runs', 'kubernetes: where it is mounted', flag_values=v)
+    flags.DEFINE_multi_string('resource', [], 'kubernetes: of each pod, as nvidia.com/gpu=8; several may be given', flag_values=v)
+    flags.DEFINE_multi_string('node_label', [], 'kubernetes: what nodes must carry, as pool=h100; several may be given', flag_values=v)
+    flags.DEFINE_bool('jobset', True, 'kubernetes: a JobSet around the Job', flag_values=v)
     flags.DEFINE_bool('dry_run', False, 'slurm: print the script and submit nothing', flag_values=v)
 
 
@@ -502,8 +509,10 @@ def _launch(v: Flags, rest: list[str], overrides: list[str]) -> int:
     import pathlib
 
     where, command = (rest[0], rest[1:]) if rest else ('', [])
-    if where not in ('local', 'slurm') or command[:1] != ['train'] or overrides:
-        raise BadInput('say where and what: lmx launch local|slurm [flags] -- train --config=configs/gpt_stdlib.py --workdir=runs/a')
+    if where not in ('local', 'slurm', 'kubernetes') or command[:1] != ['train'] or overrides:
+        raise BadInput(
+            'say where and what: lmx launch local|slurm|kubernetes [flags] -- train --config=configs/gpt_stdlib.py --workdir=runs/a'
+        )
     given = [at for at, word in enumerate(command) if word.startswith('--workdir=')]
     if not given:
         raise BadInput('give --workdir=DIR behind `train`, so that a restart finds its checkpoints')
@@ -513,6 +522,16 @@ def _launch(v: Flags, rest: list[str], overrides: list[str]) -> int:
         if v.processes < 1:
             raise BadInput(f'--processes={v.processes} must be at least 1')
         return local.launch(command, processes=v.processes, restarts=v.restarts)
+    if where == 'kubernetes':
+        from lmx.launch import kubernetes
+
+        if v.image is None:
+            raise BadInput('give --image=IMAGE, with lmx and your code in it')
+        asked = {'resources': _pairs('resource', v.resource), 'node_selector': _pairs('node_label', v.node_label)}
+        name = v.name or pathlib.Path(command[given[0]]).name.lower().replace('_', '-')
+        more = {'processes': v.processes, 'claim': v.claim, 'mount': v.mount, 'restarts': v.restarts, 'jobset': v.jobset}
+        print(kubernetes.render(kubernetes.manifests(command, name=name, image=v.image, **asked, **more)), end='')
+        return 0
     from lmx.launch import slurm, snapshot
 
     workdir = pathlib.Path(command[given[0]].partition('=')[2]).absolute()
@@ -539,6 +558,13 @@ def _launch(v: Flags, rest: list[str], overrides: list[str]) -> int:
     job = slurm.submit(text, workdir)
     print(f'submitted job {job}; its output is in {workdir / "logs"}; `squeue --job={job}` shows where it stands')
     return 0
+
+
+def _pairs(flag: str, words: Sequence[str]) -> dict[str, str]:
+    wrong = [word for word in words if not all(word.partition('='))]
+    if wrong:
+        raise BadInput(f'--{flag}={wrong[0]} is not KEY=VALUE')
+    return {key: value for key, _, value in (word.partition('=') for word in words)}
 
 
 def _refuse(rest: list[str]) -> None:
@@ -570,6 +596,7 @@ COMMANDS: dict[str, Command] = {
 
         lmx launch local --processes=4 -- train --config=configs/gpt_stdlib.py --workdir=runs/a
         lmx launch slurm --nodes=2 --gpus_per_node=8 --time=12:00:00 -- train --config=configs/gpt_lm1b.py --workdir=runs/b
+        lmx launch kubernetes --image=IMAGE --processes=2 --resource=nvidia.com/gpu=8 --claim=runs -- train ... --workdir=/runs/c | kubectl apply -f -
         lmx launch slurm --dry_run --partition=a100 --setup='module load cuda' -- train --config=... --workdir=...
         """,
     ),
