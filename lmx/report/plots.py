@@ -29,6 +29,8 @@ def figures(runs: Sequence[RunFiles]) -> list[tuple[str, str]]:
         ('Learning rate', _trained(runs, 'learning_rate'), False),
         ('Gradient norm', _trained(runs, 'grad_norm'), True),
         ('Tokens per second', _trained(runs, 'tokens_per_second'), False),
+        ('Seconds a step, of the fastest and the slowest process', _spread(runs), False),
+        ('Goodput: share of the time since the first start in steps that were kept', _trained(runs, 'goodput'), False),
     ):
         drawn = [curve for curve in curves if len(curve[1])]
         if drawn:
@@ -66,6 +68,16 @@ def _evaluated(run: RunFiles, runs: Sequence[RunFiles], key: str, style: Mapping
 
 def _trained(runs: Sequence[RunFiles], key: str) -> list[Curve]:
     return [(_label(run, runs, ''), *thin(*column(run.metrics, key)), {'color': f'C{number}'}) for number, run in enumerate(runs)]
+
+
+def _spread(runs: Sequence[RunFiles]) -> list[Curve]:
+    """Of jobs of several processes alone."""
+    curves: list[Curve] = []
+    for number, run in enumerate(runs):
+        for end, style in (('max', '-'), ('min', ':')):
+            curve = thin(*column(run.metrics, f'step_seconds_{end}'))
+            curves.append((_label(run, runs, end), *curve, {'color': f'C{number}', 'linestyle': style}))
+    return curves
 
 
 def _label(run: RunFiles, runs: Sequence[RunFiles], what: str) -> str:

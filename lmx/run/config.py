@@ -30,6 +30,7 @@ def base() -> ConfigDict:
     c.keep = {'last': 2, 'best': None, 'mode': 'min'}  # best: an evaluation value, as in 'validation/loss'
     c.evaluate = ('validation',)  # names under data, evaluated during training
     c.eval_batches = None  # of each, at most, during training; None = all. `lmx evaluate` always takes all
+    c.watchdog = 600.0  # seconds without a step until stacks and stragglers are shown; 0 = never
     c.early_stopping = {'patience': 0, 'metric': 'validation/loss', 'mode': 'min'}  # evaluations without improvement; 0 = never
     c.nonfinite = 'stop'  # or 'skip': what to do when a loss or gradient is not finite
     c.init = None  # spec(lmx.train.init.run, workdir=...): parameters to start from

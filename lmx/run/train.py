@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from lmx.train import hosts, loop, lora, shard
 from lmx.train.checkpoint import Checkpoints
 from lmx.train.evaluate import evaluate
 from lmx.train.log import Log
+from lmx.train.watchdog import Watchdog
 from lmx.train.workdir import Workdir
 from lmx.types import BadInput
 
@@ -94,13 +96,16 @@ class _Run:
         state, start, lengths = self._first_state()
         self.log = Log(self.path, lengths, start, trackers) if self.main else None
         self.eval_step = parts.jitted_eval_step()
+        self.kept, self.logged, self.begun = _kept(self.path, start)
+        self.watchdog = Watchdog(self.path / 'logs', config.watchdog, jax.process_index(), jax.process_count())
+        self.watchdog.beat(start)
         step = parts.jitted_train_step()
         self._announce(state, start)
         try:
-            with _Signals(self), pipeline.prefetch(lambda index: self._put(batches, index), start, config.steps) as feed:
+            with _Signals(self), self.watchdog, pipeline.prefetch(lambda index: self._put(batches, index), start, config.steps) as feed:
                 state, reason = loop.fit(
                     state,
-                    lambda state, batch: step(state, batch, parts.values),
+                    lambda state, batch: self._step(step, state, batch),
                     feed,
                     loop.Hooks(self._log, self._evaluate, self._save, self._stop, self._identify),
                     start=start,
@@ -145,9 +150,16 @@ class _Run:
 
     # -- what the loop calls
 
+    def _step(self, step: Any, state: Any, batch: Any) -> Any:
+        self.watchdog.beat(self.watchdog.step + 1)
+        return step(state, batch, self.parts.values)
+
     def _log(self, line: dict[str, Any]) -> None:
+        spread = hosts.spread(line['step_seconds'])
         if self.log is not None:
-            self.log.write('metrics.jsonl', line)
+            self.kept += line['step_seconds'] * (line['step'] - self.logged)
+            self.logged = line['step']
+            self.log.write('metrics.jsonl', {**line, **spread, 'goodput': min(self.kept / max(time.time() - self.begun, 1e-9), 1.0)})
 
     def _identify(self, batch: Any) -> str:
         return hosts.add_hashes(pipeline.batch_hash(batch, self.rows))
@@ -157,11 +169,15 @@ class _Run:
         self.evaluated_at = step
         for split in self.config.evaluate:
             some = itertools.islice(self.parts.eval_batches(split), self.config.eval_batches)
-            batches = (shard.put_batch(batch, self.parts.mesh) for batch in some)
+            batches = (self._evaluated(batch) for batch in some)
             values = evaluate(self.eval_step, params, batches, self.parts.eval_carry(split))
             self.evaluations[split] = values
             if self.log is not None:
                 self.log.write('eval.jsonl', {'step': step, 'split': split, **values})
+
+    def _evaluated(self, batch: Any) -> Any:
+        self.watchdog.beat()
+        return shard.put_batch(batch, self.parts.mesh)
 
     def _save(self, step: int, state: Any) -> None:
         # Values of an earlier step say nothing about this checkpoint.
@@ -249,6 +265,17 @@ def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         for line in path.read_text().splitlines():
             yield json.loads(line)
+
+
+def _kept(workdir: pathlib.Path, start: int) -> tuple[float, int, float]:
+    """(seconds of steps so far, the last of them, when the run first began in seconds since 1970): what goodput is made of."""
+    kept, last = 0.0, 0
+    for line in read_lines(workdir / 'metrics.jsonl'):
+        if line['step'] <= start:
+            kept, last = kept + (line.get('step_seconds') or 0.0) * (line['step'] - last), line['step']
+    now = json.loads((workdir / 'provenance.json').read_text()) if (workdir / 'provenance.json').exists() else {}
+    first = (now.get('earlier_starts') or [now])[0].get('time')
+    return kept, last, datetime.datetime.strptime(first, '%Y-%m-%dT%H:%M:%S%z').timestamp() if first else time.time()
 
 
 def _last_evaluations(workdir: pathlib.Path) -> dict[str, dict[str, float]]:

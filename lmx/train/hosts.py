@@ -269,6 +269,18 @@ def add_hashes(digits: str) -> str:
     return f'{total % (1 << 64):016x}'
 
 
+def spread(seconds: float) -> dict[str, float]:
+    """Of a time that every process took: the least and the most, and whose the most was; {} where there is one process."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return {}
+    every = np.asarray(multihost_utils.process_allgather(np.float32(seconds)))
+    return {'step_seconds_min': float(every.min()), 'step_seconds_max': float(every.max()), 'slowest_process': int(every.argmax())}
+
+
 def asked_to_stop(step: int) -> bool:
     """Whether some process got SIGTERM and this is the step at which all stop; all ask at every step."""
     from jax.experimental import multihost_utils

@@ -35,6 +35,7 @@ RESUMABLE = (
     'samples',
     'baselines',
     'wandb',
+    'watchdog',
 )
 """What may change when a run goes on; everything else would make it another run."""
 

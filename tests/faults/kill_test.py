@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 STEPS = 240
-TIMES = ('tokens_per_second', 'step_seconds')
+TIMES = ('tokens_per_second', 'step_seconds', 'goodput')
 
 
 def command(workdir: pathlib.Path) -> list[str]:

@@ -82,6 +82,12 @@ def test_a_process_that_is_killed_takes_the_job_with_it_and_all_start_again(root
     errors = finish(launcher)
     assert 'restart 1 of 1' in errors
     assert 'resuming at step' in errors
+    for line in lines(tmp_path / 'run'):
+        assert line['step_seconds_min'] <= line['step_seconds_max']
+        assert line['slowest_process'] in (0, 1)
+        assert 0 < line['goodput'] <= 1
+    assert lines(tmp_path / 'run')[-1]['goodput'] < 0.9  # starting twice took time
+    assert 'Seconds a step' in (tmp_path / 'run' / 'report.html').read_text()
     same(lines(tmp_path / 'run'), alone, rtol=1e-6)  # two devices either way: the sums come in the same order
 
 

@@ -224,7 +224,7 @@ def saved(workdir, step: int):
 
 def metrics(workdir) -> list[dict]:
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ('tokens_per_second', 'step_seconds')} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ('tokens_per_second', 'step_seconds', 'goodput')} for line in lines]
 
 
 def test_a_checkpoint_holds_the_adapter_alone(base, tuned):
