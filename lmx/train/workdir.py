@@ -57,7 +57,7 @@ class Workdir:
             raise BadInput(f'--workdir={path} is a file; give a folder')
         self.path.mkdir(parents=True, exist_ok=True)
         if write:
-            self._lock = _locked(self.path / '.lock')
+            self._lock = locked(self.path / '.lock')
         self.config_path = self.path / 'config.json'
         self._check(config)
 
@@ -84,8 +84,8 @@ class Workdir:
         path = self.path / 'provenance.json'
         before = json.loads(path.read_text()) if path.exists() else None
         starts = [*(before or {}).get('earlier_starts', []), {k: v for k, v in before.items() if k != 'earlier_starts'}] if before else []
-        _replace(path, json.dumps({**now, 'earlier_starts': starts}, indent=2) + '\n')
-        _replace(self.config_path, spec.to_json(config))
+        replace(path, json.dumps({**now, 'earlier_starts': starts}, indent=2) + '\n')
+        replace(self.config_path, spec.to_json(config))
         return [f'{key} {before.get(key)} -> {now[key]}' for key in SAME_BITS if before and before.get(key) != now[key]]
 
     def close(self) -> None:
@@ -140,7 +140,12 @@ def _git() -> dict[str, str] | None:
         return None
 
 
-def _locked(path: pathlib.Path) -> int:
+def locked(path: pathlib.Path) -> int:
+    """The handle of a lock file, held until it is closed.
+
+    Raises:
+      BadInput: another process holds it.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,7 +158,8 @@ def _locked(path: pathlib.Path) -> int:
     return handle
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
+def replace(path: pathlib.Path, text: str) -> None:
+    """Writes a file by one rename: it is there whole, or as it was."""
     part = path.with_name(path.name + '.part')
     part.write_text(text)
     part.replace(path)
