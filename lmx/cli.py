@@ -20,6 +20,7 @@ lmx: language-model research in JAX. One config is one run.
 
   lmx train     --config=configs/gpt_stdlib.py --workdir=runs/a     train, or go on where runs/a stopped
   lmx launch    local|slurm|kubernetes ... -- train ...             the same by many processes, here or on a cluster
+  lmx sweep     --study=experiments/sweep_lr_width.py --workdir=... many trainings of one config: grids, searches, seeds
   lmx evaluate  --workdir=runs/a --checkpoint=best                  loss, perplexity, bits per byte of a split
   lmx predict   --workdir=runs/a --input='def main('                what the task predicts: a continuation, a label, ...
   lmx search    --workdir=runs/b --corpus=FILE --query=TEXT         the texts that are nearest in meaning
@@ -480,9 +481,21 @@ def _diff(v: Flags, rest: list[str], overrides: list[str]) -> None:
 
 
 def _launch_flags(v: Flags) -> None:
+    flags.DEFINE_integer('processes', 2, 'local, kubernetes: processes of the job', flag_values=v)
+    flags.DEFINE_string('image', None, 'kubernetes: with lmx and your code in it', flag_values=v)
+    flags.DEFINE_string('name', None, "kubernetes: of the job; default the workdir's", flag_values=v)
+    flags.DEFINE_string('claim', None, 'kubernetes: the volume claim that holds the workdir', flag_values=v)
+    flags.DEFINE_string('mount', '/runs', 'kubernetes: where it is mounted', flag_values=v)
+    flags.DEFINE_multi_string('resource', [], 'kubernetes: of each pod, as nvidia.com/gpu=8; several may be given', flag_values=v)
+    flags.DEFINE_multi_string('node_label', [], 'kubernetes: what nodes must carry, as pool=h100; several may be given', flag_values=v)
+    flags.DEFINE_bool('jobset', True, 'kubernetes: a JobSet around the Job', flag_values=v)
+    flags.DEFINE_bool('dry_run', False, 'slurm: print the script and submit nothing', flag_values=v)
+    _slurm_flags(v)
+
+
+def _slurm_flags(v: Flags) -> None:
     from lmx.launch import slurm
 
-    flags.DEFINE_integer('processes', 2, 'local, kubernetes: processes of the job', flag_values=v)
     flags.DEFINE_integer('restarts', 3, 'how often all start again after a process has died', flag_values=v)
     flags.DEFINE_integer('nodes', 1, 'slurm: machines', flag_values=v)
     flags.DEFINE_integer('gpus_per_node', 0, 'slurm: GPUs of each, with a process for each GPU', flag_values=v)
@@ -495,14 +508,6 @@ def _launch_flags(v: Flags) -> None:
     for option in slurm.OPTIONS:
         flags.DEFINE_string(option, None, f"slurm: sbatch's --{option.replace('_', '-')}", flag_values=v)
     flags.DEFINE_bool('snapshot', True, 'slurm: run a copy of the code as it is now, in WORKDIR/code', flag_values=v)
-    flags.DEFINE_string('image', None, 'kubernetes: with lmx and your code in it', flag_values=v)
-    flags.DEFINE_string('name', None, "kubernetes: of the job; default the workdir's", flag_values=v)
-    flags.DEFINE_string('claim', None, 'kubernetes: the volume claim that holds the workdir', flag_values=v)
-    flags.DEFINE_string('mount', '/runs', 'kubernetes: where it is mounted', flag_values=v)
-    flags.DEFINE_multi_string('resource', [], 'kubernetes: of each pod, as nvidia.com/gpu=8; several may be given', flag_values=v)
-    flags.DEFINE_multi_string('node_label', [], 'kubernetes: what nodes must carry, as pool=h100; several may be given', flag_values=v)
-    flags.DEFINE_bool('jobset', True, 'kubernetes: a JobSet around the Job', flag_values=v)
-    flags.DEFINE_bool('dry_run', False, 'slurm: print the script and submit nothing', flag_values=v)
 
 
 def _launch(v: Flags, rest: list[str], overrides: list[str]) -> int:
@@ -567,6 +572,67 @@ def _pairs(flag: str, words: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in (word.partition('=') for word in words)}
 
 
+def _sweep_flags(v: Flags) -> None:
+
+    flags.DEFINE_string('study', None, 'FILE.py with get_study(); not needed to go on with a sweep in --workdir', flag_values=v)
+    flags.DEFINE_string('workdir', None, "the sweep's folder; default sweeps/<study>", flag_values=v)
+    flags.DEFINE_enum(
+        'executor', 'vmap', ['vmap', 'local', 'slurm'], 'many in one program, a process for each, or a job array', flag_values=v
+    )
+    flags.DEFINE_integer('slots', None, 'vmap: how many at most in one program; default as many as fit', flag_values=v)
+    flags.DEFINE_integer('jobs', 1, 'local: how many at a time', flag_values=v)
+    flags.DEFINE_string('part', None, 'I/N: every Nth training alone, beginning with the Ith', flag_values=v)
+    flags.DEFINE_bool(
+        'dry_run', False, 'list the points and what they cost, or print the scripts for Slurm, and train nothing', flag_values=v
+    )
+    flags.DEFINE_bool('status', False, 'how the sweep in --workdir stands', flag_values=v)
+    flags.DEFINE_string('take', None, 'a training, as 0003-s1, to copy to --to as a run of its own', flag_values=v)
+    flags.DEFINE_string('to', None, 'where --take copies to', flag_values=v)
+    flags.DEFINE_integer('elements', 8, 'slurm: elements of the array, each with its part of the trainings', flag_values=v)
+    flags.DEFINE_integer('throttle', None, 'slurm: how many elements at a time', flag_values=v)
+    flags.DEFINE_enum('inner', 'vmap', ['vmap', 'local'], 'slurm: the executor of each element', flag_values=v)
+    _slurm_flags(v)
+
+
+def _sweep(v: Flags, rest: list[str], overrides: list[str]) -> int:
+    import pathlib
+
+    _refuse(rest)
+    if v.study is None and v.workdir is None:
+        raise BadInput('give --study=FILE.py, as in --study=experiments/sweep_lr_width.py')
+    workdir = pathlib.Path(v.workdir or f'sweeps/{pathlib.Path(v.study).stem}')
+    from lmx import study
+    from lmx.run import sweep as of_sweep
+
+    if v.status:
+        print(of_sweep.status(workdir))
+        return 0
+    if v.take is not None:
+        if v.to is None:
+            raise BadInput('give --to=DIR, where the training is copied to')
+        print(f'lmx train --workdir={of_sweep.take(workdir, v.take, v.to)}')
+        return 0
+    wanted = of_sweep.Folder(workdir).study if v.study is None else study.load(v.study)
+    wanted = of_sweep.extended(wanted, override(wanted.base, overrides)) if overrides else wanted
+    if v.executor == 'slurm':
+        return _sweep_slurm(v, wanted, workdir)
+    if v.dry_run:
+        print(of_sweep.dry_run(wanted, workdir))
+        return 0
+    part = None if v.part is None else _part(v.part)
+    of_sweep.sweep(wanted, workdir, executor=v.executor, jobs=v.jobs, slots=v.slots, part=part)
+    if part is None:
+        print(of_sweep.finish(workdir))
+    return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition('/')
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise BadInput(f'--part={text} is not I/N with I below N, as in --part=0/4')
+    return int(index), int(count)
+
+
 def _refuse(rest: list[str]) -> None:
     if rest:
         raise BadInput(f'unexpected argument {rest[0]!r}; values are given as --flag=value')
@@ -586,6 +652,20 @@ COMMANDS: dict[str, Command] = {
         lmx train --config=configs/gpt_stdlib.py --workdir=runs/a
         lmx train --config=configs/gpt_stdlib.py:debug                two tiny steps, to see that all fits together
         lmx train --config=configs/gpt_stdlib.py --config.model.dim=256 --config.optim.schedule.peak=3e-4
+        """,
+    ),
+    'sweep': (
+        _sweep_flags,
+        _sweep,
+        """trains a study: one config at several points, with several seeds. Run again with the same --workdir, it goes on; points and
+        seeds may have come to the study. Every training leaves an ordinary run in WORKDIR/trials.
+
+        lmx sweep --study=experiments/sweep_lr_width.py --dry_run                       the points, and what they cost
+        lmx sweep --study=experiments/sweep_lr_width.py --workdir=sweeps/a              all in one program, or one for each shape
+        lmx sweep --study=experiments/sweep_lr_width.py --workdir=sweeps/a --executor=local --jobs=4
+        lmx sweep --study=... --workdir=/shared/a --executor=slurm --elements=8 --gpus_per_node=1 --time=4:00:00
+        lmx sweep --workdir=sweeps/a --status
+        lmx sweep --workdir=sweeps/a --take=0003-s1 --to=runs/b                         a training as a run of its own
         """,
     ),
     'launch': (

@@ -5,6 +5,7 @@ Shuffling is a permutation per epoch, computed by index; a run that resumes at s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import queue
@@ -129,6 +130,8 @@ def identity(features: Any) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for index in range(len(features)):
         digest.update(_rows_bytes({name: np.asarray(value)[None] for name, value in features[index].items()}))
+    with contextlib.suppress(AttributeError):  # trainings that share the examples need not hash them again
+        features.lmx_fingerprint = digest.hexdigest()
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ def base() -> ConfigDict:
     """What every run has, with defaults; a config file adds data, tokenizer, task, model and optim, and sets what it likes."""
     c = ConfigDict()
     c.seed = 0
+    c.data_seed = None  # of the order of the training data; None = seed
     c.steps = 1000
     c.batch_size = 32  # examples per step, over all devices and microbatches
     c.accumulate = 1  # microbatches per step

@@ -64,7 +64,7 @@ def _cleaning(parts: Parts, split: str) -> Iterator[str]:
 def _step(parts: Parts, step: int, examples: int) -> Iterator[str]:
     if step < 1:
         raise BadInput(f'--step={step}: steps count from 1, as in metrics.jsonl')
-    batches = pipeline.train_batches(parts.features('train'), batch_size=parts.config.batch_size, seed=parts.config.seed)
+    batches = pipeline.train_batches(parts.features('train'), batch_size=parts.config.batch_size, seed=parts.order())
     batch = batches(step - 1)
     yield f'step {step}: batch_hash {pipeline.batch_hash(batch)}'
     yield f'  {_shapes(batch)}'

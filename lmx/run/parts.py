@@ -25,11 +25,23 @@ REBUILT = ('model', 'task', 'optim')
 
 
 class Parts:
-    """Lazily built parts of a config; `allow` limits which modules a config of somebody else may call, `given` is built already."""
+    """Lazily built parts of a config.
 
-    def __init__(self, config: Mapping[str, Any], allow: Sequence[str] | None = None, given: Mapping[str, Any] | None = None):
+    Args:
+      allow: which modules a config of somebody else may call; None = all.
+      given: what is built already, by path.
+      devices: that the mesh is made of; None = all.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        allow: Sequence[str] | None = None,
+        given: Mapping[str, Any] | None = None,
+        devices: Sequence[Any] | None = None,
+    ):
         set_up_jax(config)
-        self.config = config
+        self.config, self.devices = config, devices
         self.allow = allow
         self.builder = spec.Builder(config, given, allow)
 
@@ -39,7 +51,7 @@ class Parts:
 
     @functools.cached_property
     def mesh(self) -> Any:
-        mesh = shard.make_mesh(dict(self.config.mesh))
+        mesh = shard.make_mesh(dict(self.config.mesh), self.devices)
         shard.check_batch(self.config.batch_size, self.config.accumulate, mesh)
         return mesh
 
@@ -53,7 +65,12 @@ class Parts:
 
     def train_batches(self) -> pipeline.Batches:
         rows = shard.rows(self.mesh, self.config.batch_size)
-        return pipeline.train_batches(self.features('train'), batch_size=self.config.batch_size, seed=self.config.seed, rows=rows)
+        return pipeline.train_batches(self.features('train'), batch_size=self.config.batch_size, seed=self.order(), rows=rows)
+
+    def order(self, seed: int | None = None) -> int:
+        """The seed of the order of the training data, for a run of `seed` (None = the config's)."""
+        own = self.config.get('data_seed')  # which configs of older runs have not
+        return own if own is not None else self.config.seed if seed is None else seed
 
     def eval_batches(self, split: str) -> Sequence[Any]:
         rows = shard.rows(self.mesh, self.config.batch_size)

@@ -11,7 +11,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from lmx.train.checkpoint import Checkpoints
 from lmx.train.evaluate import evaluate
 from lmx.train.log import Log
 from lmx.train.watchdog import Watchdog
-from lmx.train.workdir import Workdir
+from lmx.train.workdir import Workdir, read_lines
 from lmx.types import BadInput
 
 
@@ -102,7 +102,7 @@ class _Run:
         step = parts.jitted_train_step()
         self._announce(state, start)
         try:
-            with _Signals(self), self.watchdog, pipeline.prefetch(lambda index: self._put(batches, index), start, config.steps) as feed:
+            with Signals(self), self.watchdog, pipeline.prefetch(lambda index: self._put(batches, index), start, config.steps) as feed:
                 state, reason = loop.fit(
                     state,
                     lambda state, batch: self._step(step, state, batch),
@@ -229,10 +229,10 @@ class _Run:
         say(f'{len(self.parts.features("train")):,} training examples, {self.config.batch_size} a step, steps {start}..{self.config.steps}')
 
 
-class _Signals:
-    """SIGTERM and Ctrl-C ask for a checkpoint and an orderly end; a second Ctrl-C ends at once."""
+class Signals:
+    """SIGTERM and Ctrl-C ask for a checkpoint and an orderly end: `run.signal` is then their name. A second Ctrl-C ends at once."""
 
-    def __init__(self, run: _Run):
+    def __init__(self, run: Any):
         self.run, self.before = run, {}
 
     def __enter__(self) -> None:
@@ -259,12 +259,6 @@ def say(text: str) -> None:
     """A line for the person who watches; results go to stdout, everything else here."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)
-
-
-def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            yield json.loads(line)
 
 
 def _kept(workdir: pathlib.Path, start: int) -> tuple[float, int, float]:

@@ -13,10 +13,15 @@ from lmx.types import Batch, Mean, Sums
 
 
 def evaluate(step: Callable[..., Any], params: Any, batches: Iterable[Batch], carry: Any = ()) -> dict[str, float]:
-    """The report over all batches; the sum of one batch is read while the next one runs.
+    """The report over all batches; see `gather`."""
+    return report({name: Mean(*value) for name, value in gather(step, params, batches, carry).items()})
+
+
+def gather(step: Callable[..., Any], params: Any, batches: Iterable[Batch], carry: Any = ()) -> dict[str, np.ndarray]:
+    """{name: (total, count), float64} over all batches; the sum of one batch is read while the next one runs.
 
     Args:
-      step: (params, batch) -> Sums; with a carry, (params, batch, carry) -> (Sums, the next carry).
+      step: (params, batch) -> Sums; with a carry, (params, batch, carry) -> (Sums, the next carry). Sums of arrays [S] give arrays [2, S].
       carry: recurrent state before the first batch.
     """
     total: dict[str, np.ndarray] = {}
@@ -29,12 +34,12 @@ def evaluate(step: Callable[..., Any], params: Any, batches: Iterable[Batch], ca
         _add(total, pending)
         pending = sums
     _add(total, pending)
-    return report({name: Mean(*value) for name, value in total.items()})
+    return total
 
 
 def _add(total: dict[str, np.ndarray], sums: Sums | None) -> None:
     for name, mean in jax.device_get(sums or {}).items():
-        total[name] = total.get(name, np.zeros(2)) + np.asarray(mean, np.float64)
+        total[name] = total.get(name, 0.0) + np.asarray(mean, np.float64)
 
 
 def report(sums: Mapping[str, Mean]) -> dict[str, float]:

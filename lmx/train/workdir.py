@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -70,6 +70,7 @@ class Workdir:
         # What an adapter adds to may be found elsewhere by now: base.json knows it again.
         resumable = RESUMABLE if config.get('adapter') is None else (*RESUMABLE, 'init')
         differences = [row for row in spec.diff(read_config(self.path), config) if row[0].split('.')[0] not in resumable]
+        differences = [row for row in differences if row[1:] != ('-', None)]  # a key that came to lmx since then, and is not used
         if differences:
             shown = ', '.join(f'{path} {old!r} -> {new!r}' for path, old, new in differences[:4]) + (
                 ', ...' if len(differences) > 4 else ''
@@ -103,6 +104,13 @@ def read_config(workdir: str | os.PathLike[str]) -> Any:
     if not path.exists():
         raise BadInput(f'{workdir} holds no run (no config.json); `lmx runs` lists the runs below a folder')
     return spec.from_json(path.read_text())
+
+
+def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The lines of a .jsonl file; none where there is no file."""
+    if path.exists():
+        for line in path.read_text().splitlines():
+            yield json.loads(line)
 
 
 def provenance() -> dict[str, Any]:

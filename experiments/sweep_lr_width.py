@@ -1,0 +1,19 @@
+"""Learning rate x width on tinyshakespeare by characters, three seeds: how the best rate moves as a GPT gets wider (arXiv:2203.03466, figure 1).
+
+    lmx sweep --study=experiments/sweep_lr_width.py --dry_run
+    lmx sweep --study=experiments/sweep_lr_width.py --workdir=sweeps/lr_width
+
+One program for each width. Needs input.txt (or input.txt.xz) of tinyshakespeare in $LMX_DATA/tinyshakespeare.
+"""
+
+from lmx.run.config import load
+from lmx.study import Study, grid
+
+
+def get_study() -> Study:
+    base = load('configs/gpt_shakespeare_char.py')
+    with base.unlocked():
+        base.steps, base.samples = 500, ()
+        base.optim.schedule.warmup_steps = 50
+    points = grid({'model.dim': (32, 64, 128), 'optim.schedule.peak': (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)})
+    return Study(base, points, metric='validation/loss', seeds=(0, 1, 2), fresh_seeds=(100, 101, 102))
