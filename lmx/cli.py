@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from lmx.types import BadInput
+from lmx.types import BadInput, Preempted
 
 HELP = """\
 lmx: language-model research in JAX. One config is one run.
@@ -75,7 +75,7 @@ def _use_huge_pages() -> None:
 
 def _explain(error: BaseException) -> tuple[int, str | None]:
     """(exit code, the one line) for an error; no line for a bug of ours, which shows its traceback."""
-    if type(error).__name__ == 'Preempted':
+    if isinstance(error, Preempted):
         return 75, str(error)
     if isinstance(error, (BadInput, flags.Error)):
         return 2, ' '.join(str(error).split())
