@@ -84,56 +84,57 @@ def test_what_fails_says_why_and_is_tried_again_alone(root, tmp_path):
 
 
 def test_a_sweep_goes_on_after_sigterm_and_after_sigkill(root, tmp_path):
-    folder = begun(tmp_path, 'steps=400', study.grid({PEAK: (1e-3, 3e-3)}))
-    paths = [folder.folder(trial) for trial in folder.trials()]
-    process = start(root, folder, jobs=2)
-    wait(lambda: all(len(steps(path)) >= 10 for path in paths), process)
+    folder = begun(tmp_path, 'steps=400', [{PEAK: 1e-3}])
+    path = folder.folder(folder.trials()[0])
+    process = start(root, folder, jobs=1)
+    wait(lambda: len(steps(path)) >= 10, process)
     process.send_signal(signal.SIGTERM)
     code, errors = finish(process)
     assert code == 75, errors
     assert 'SIGTERM: the trainings have saved' in errors
-    assert [row.state for row in folder.rows()] == ['running'] * 2
-    assert all(is_free(path) for path in paths)
-    before = [len(steps(path)) for path in paths]
-    process = start(root, folder, jobs=2)
-    wait(lambda: all(len(steps(path)) >= count + 10 for path, count in zip(paths, before)), process)
+    assert [row.state for row in folder.rows()] == ['running']
+    assert is_free(path)
+    before = len(steps(path))
+    process = start(root, folder, jobs=1)
+    wait(lambda: len(steps(path)) >= before + 10, process)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 5  # the kernel ends the trainings with it
-    while not all(is_free(path) for path in paths):
+    deadline = time.monotonic() + 20  # the kernel ends the training with it
+    while not is_free(path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert max(len(steps(path)) for path in paths) < 400
-    code, errors = finish(start(root, folder, jobs=2))
+    assert len(steps(path)) < 400
+    code, errors = finish(start(root, folder, jobs=1))
     assert code == 0, errors
-    assert [row.state for row in folder.rows()] == ['done'] * 2
-    for path in paths:
-        assert steps(path) == list(range(1, 401))
-        assert (path / 'train.log').read_text().count('resuming at step') == 2
+    assert [row.state for row in folder.rows()] == ['done']
+    assert steps(path) == list(range(1, 401))
+    assert (path / 'train.log').read_text().count('resuming at step') == 2
 
 
 def test_a_training_that_is_pruned_makes_room(root, tmp_path):
     space = {PEAK: LogUniform(1e-5, 1e-2)}
-    folder = begun(tmp_path, 'steps=1000', Search(space, trials=3, sampler='random', pruner='halving', first=20, factor=2, seed=3))
+    folder = begun(tmp_path, 'steps=400', Search(space, trials=3, sampler='random', pruner='halving', first=20, factor=2, seed=3))
     code, errors = finish(start(root, folder, jobs=1))
     assert code == 0, errors
     first, second, third = folder.rows()
     peaks = [row.trial.point[PEAK] for row in (first, second, third)]
     assert peaks[0] > peaks[1]
     assert (first.state, second.state) == ('done', 'pruned')
-    assert first.step == 1000
-    assert 20 <= second.step < 1000
+    assert first.step == 400
+    assert 20 <= second.step < 400
     assert (second.path / 'checkpoints' / str(second.step)).is_dir()  # it can be trained on by hand
     assert third.state == 'pruned'
 
 
 def test_a_metric_that_is_not_evaluated(root, tmp_path):
     folder = begun(tmp_path, 'steps=400', [{}], metric='validation/perplexit')
+    path = folder.folder(folder.trials()[0])
+    path.mkdir(parents=True)
+    (path / 'eval.jsonl').write_text('{"step": 10, "split": "validation", "loss": 2.0, "perplexity": 7.4}\n')
     code, errors = finish(start(root, folder, jobs=1))
     assert code == 2
     assert 'metric validation/perplexit is not evaluated; validation has' in errors
     assert 'perplexity' in errors
-    assert is_free(folder.folder(folder.trials()[0]))
 
 
 def test_parts_share_what_there_is(tmp_path):
