@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from lmx.types import BadInput
+from lmx.types import BadInput, Preempted
 
 HELP = """\
 lmx: language-model research in JAX. One config is one run.
@@ -76,7 +76,7 @@ def _use_huge_pages() -> None:
 
 def _explain(error: BaseException) -> tuple[int, str | None]:
     """(exit code, the one line) for an error; no line for a bug of ours, which shows its traceback."""
-    if type(error).__name__ == 'Preempted':
+    if isinstance(error, Preempted):
         return 75, str(error)
     if isinstance(error, (BadInput, flags.Error)):
         return 2, ' '.join(str(error).split())
@@ -482,6 +482,8 @@ def _diff(v: Flags, rest: list[str], overrides: list[str]) -> None:
 
 def _launch_flags(v: Flags) -> None:
     flags.DEFINE_integer('processes', 2, 'local, kubernetes: processes of the job', flag_values=v)
+    flags.DEFINE_integer('nodes', 1, 'slurm: machines', flag_values=v)
+    flags.DEFINE_integer('tasks_per_node', None, 'slurm: processes of each machine; default one per GPU, or one', flag_values=v)
     flags.DEFINE_string('image', None, 'kubernetes: with lmx and your code in it', flag_values=v)
     flags.DEFINE_string('name', None, "kubernetes: of the job; default the workdir's", flag_values=v)
     flags.DEFINE_string('claim', None, 'kubernetes: the volume claim that holds the workdir', flag_values=v)
@@ -497,9 +499,7 @@ def _slurm_flags(v: Flags) -> None:
     from lmx.launch import slurm
 
     flags.DEFINE_integer('restarts', 3, 'how often all start again after a process has died', flag_values=v)
-    flags.DEFINE_integer('nodes', 1, 'slurm: machines', flag_values=v)
-    flags.DEFINE_integer('gpus_per_node', 0, 'slurm: GPUs of each, with a process for each GPU', flag_values=v)
-    flags.DEFINE_integer('tasks_per_node', None, 'slurm: processes of each; default one per GPU, or one', flag_values=v)
+    flags.DEFINE_integer('gpus_per_node', 0, 'slurm: GPUs of each machine', flag_values=v)
     flags.DEFINE_integer('grace', 120, 'slurm: seconds before the time limit at which the run saves and is requeued', flag_values=v)
     flags.DEFINE_multi_string(
         'setup', [], "slurm: a shell line before the run, such as 'module load cuda'; several may be given", flag_values=v
@@ -555,7 +555,7 @@ def _launch(v: Flags, rest: list[str], overrides: list[str]) -> int:
         restarts=v.restarts,
         setup=v.setup,
         container=v.container,
-        options={option: v[option].value for option in slurm.OPTIONS if v[option].value is not None},
+        options=_slurm_options(v),
     )
     if v.dry_run:
         print(text, end='')
@@ -624,6 +624,34 @@ def _sweep(v: Flags, rest: list[str], overrides: list[str]) -> int:
     if part is None:
         print(of_sweep.finish(workdir))
     return 0
+
+
+def _sweep_slurm(v: Flags, wanted: Any, workdir: Any) -> int:
+    from lmx.run.sweep import Folder
+    from lmx.sweep import slurm
+
+    folder = Folder(workdir, wanted)
+    more = [f'--{name}={v[name].value}' for name in ('slots', 'jobs') if v[name].value is not None]
+    asked = {
+        **{name: v[name].value for name in ('gpus_per_node', 'grace', 'restarts', 'setup', 'container')},
+        **{'array': v.elements, 'at_once': v.throttle, 'executor': v.inner, 'arguments': more, 'copy': v.snapshot},
+        'options': _slurm_options(v),
+    }
+    if v.dry_run:
+        print(slurm.dry_run(folder, **asked), end='')
+        return 0
+    folder.record()
+    jobs = slurm.submit(folder, **asked)
+    print(
+        f'submitted job array {jobs["array"]}, and behind it job {jobs["last"]}; `lmx sweep --workdir={workdir} --status` shows how it stands'
+    )
+    return 0
+
+
+def _slurm_options(v: Flags) -> dict[str, str]:
+    from lmx.launch import slurm
+
+    return {option: v[option].value for option in slurm.OPTIONS if v[option].value is not None}
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -25,6 +25,16 @@ class BadInput(ValueError):
     """Something the user can mend. The message is one line: the value, the limit and the fix. Exit code 2."""
 
 
+class Diverged(BadInput):
+    """A loss or gradient that is not finite ended a training. The message holds `SIGN`, by which other processes know what it was."""
+
+    SIGN = 'is not finite at step'
+
+
+class Preempted(Exception):
+    """Training was asked to stop and has saved a checkpoint. Exit code 75."""
+
+
 class Mean(NamedTuple):
     """An undivided mean in float32. `count` never depends on parameters, so means add up over microbatches and devices."""
 

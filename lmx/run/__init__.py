@@ -11,7 +11,8 @@ from lmx.run.explain import difference, explain
 from lmx.run.finish import finish, table
 from lmx.run.predict import predict
 from lmx.run.search import search
-from lmx.run.train import Preempted, train
+from lmx.run.train import train
+from lmx.types import Preempted
 
 __all__ = [
     'Preempted',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -16,14 +17,14 @@ import numpy as np
 from lmx import spec, study
 from lmx.run import groups
 from lmx.run.parts import Parts, set_up_jax
-from lmx.run.train import Preempted, Signals, say
+from lmx.run.train import Signals, say
 from lmx.study import Search, Study, Trial
 from lmx.sweep import table
 from lmx.sweep.folder import ENDED, Folder, Row, ended
 from lmx.sweep.packed import Packed, extract
 from lmx.sweep.population import Population
 from lmx.sweep.source import Listed, Source
-from lmx.types import BadInput
+from lmx.types import BadInput, Preempted
 
 EXECUTORS = ('vmap', 'local')
 MOST = 32
@@ -64,8 +65,8 @@ def sweep(
             )
         groups.check_metric(of)
         run = _Sweep(folder, executor, jobs, slots)
-        source = _source(folder, part)
-        run(source, source.left if isinstance(source, Listed) else folder.trials())
+        with contextlib.closing(_source(folder, part)) as source:
+            run(source, source.left if isinstance(source, Listed) else folder.trials())
         if part is None:
             run.fresh()
             if ended(folder.rows()):
@@ -85,7 +86,8 @@ class _Sweep:
         if self.executor == 'local':
             from lmx.sweep import processes
 
-            processes.run(self.folder, source, jobs=self.jobs)
+            total = len(trials) if isinstance(source, Listed) else None
+            processes.run(self.folder, source, jobs=self.jobs, total=total)
             return
         if not trials and isinstance(source, Listed):
             return
@@ -125,7 +127,7 @@ def _source(folder: Folder, part: tuple[int, int] | None) -> Source:
     if isinstance(folder.study.points, Search):
         from lmx.sweep.search import Searched
 
-        return Searched(folder, part=0 if part is None else part[0])
+        return Searched(folder, part or (0, 1))
     return Listed(folder, folder.trials(), part or (0, 1))
 
 

@@ -26,11 +26,7 @@ from lmx.train.evaluate import evaluate
 from lmx.train.log import Log
 from lmx.train.watchdog import Watchdog
 from lmx.train.workdir import Workdir, read_lines
-from lmx.types import BadInput
-
-
-class Preempted(Exception):
-    """Training was asked to stop and has saved a checkpoint. Exit code 75."""
+from lmx.types import BadInput, Preempted
 
 
 def train(

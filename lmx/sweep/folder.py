@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmx import spec, study
-from lmx.report.read import RunFiles, number
+from lmx.report.read import FILES, RunFiles, number
 from lmx.study import Point, Search, Study, Trial
 from lmx.train import workdir
 from lmx.types import BadInput
@@ -122,6 +122,8 @@ class Folder:
         if not file.exists():
             return Row(trial, folder, 'waiting')
         facts = json.loads(file.read_text())
+        if not any((folder / name).exists() for name in FILES):
+            return Row(trial, folder, facts['state'], why=facts.get('why', ''))
         run = RunFiles(folder, trial.name)
         values: dict[str, float] = {}
         for split, lines in run.evaluations.items():

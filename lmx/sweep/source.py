@@ -25,6 +25,10 @@ class Source(Protocol):
         """A training has come to an end: 'done', 'diverged', 'pruned' or 'failed', with the last value of the metric."""
         ...
 
+    def close(self) -> None:
+        """The executor leaves; what has not ended is for whoever comes next."""
+        ...
+
 
 class Listed:
     """Trainings that are known beforehand, in order; nothing is pruned.
@@ -45,4 +49,7 @@ class Listed:
         return False
 
     def end(self, trial: Trial, state: str, value: float | None) -> None:
+        pass
+
+    def close(self) -> None:
         pass

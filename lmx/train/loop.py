@@ -12,7 +12,7 @@ import numpy as np
 
 from lmx.train.evaluate import report
 from lmx.train.log import Bar
-from lmx.types import BadInput, Batch, Sums
+from lmx.types import Batch, Diverged, Sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def fit(
       profile: (from, to, directory): a trace of these steps.
 
     Raises:
-      BadInput: a non-finite step under 'stop'.
+      Diverged: a non-finite step under 'stop'.
     """
     bar, clock, pending, done = Bar(start, steps), _Clock(), None, start
 
@@ -117,8 +117,8 @@ def _read(pending: _Pending, hooks: Hooks, clock: _Clock, bar: Bar, nonfinite: s
         line = report({name: mean for name, mean in jax.device_get(dict(pending.sums)).items() if name != 'skipped'})
         bar.show(loss=f'{line["loss"]:.4f}', tok_s=f'{clock.rate():.3g}')
         if skipped and nonfinite == 'stop':
-            raise BadInput(
-                f'loss {line["loss"]} or gradient norm {line["grad_norm"]} is not finite at step {pending.step}; the update was not made. '
+            raise Diverged(
+                f'loss {line["loss"]} or gradient norm {line["grad_norm"]} {Diverged.SIGN} {pending.step}; the update was not made. '
                 'Lower the learning rate, or go on with --config.nonfinite=skip'
             )
         if logged:

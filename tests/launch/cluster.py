@@ -94,14 +94,19 @@ def slurm(folder: pathlib.Path) -> Iterator[None]:
             os.environ['SLURM_CONF'] = before
 
 
-def state(job: int) -> str:
+def state(job: int | str) -> str:
     """'PENDING', 'RUNNING', 'COMPLETED', ..., as long as the controller remembers the job."""
-    words = ' '.join(_out('scontrol', 'show', 'job', str(job))).split()
+    words = shown(job)
     return next((word.partition('=')[2] for word in words if word.startswith('JobState=')), '')
 
 
-def restarts(job: int) -> int:
-    words = ' '.join(_out('scontrol', 'show', 'job', str(job))).split()
+def shown(job: int | str) -> list[str]:
+    """What the controller says of a job, or of 'ARRAY_INDEX': KEY=VALUE."""
+    return ' '.join(_out('scontrol', 'show', 'job', str(job))).split()
+
+
+def restarts(job: int | str) -> int:
+    words = shown(job)
     return int(next((word.partition('=')[2] for word in words if word.startswith('Restarts=')), '0'))
 
 
