@@ -18,7 +18,8 @@ figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height
 table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .8rem .15rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number { font-variant-numeric: tabular-nums; } pre { background: var(--soft); padding: .7rem; overflow-x: auto; white-space: pre-wrap; border-radius: 6px; }
 tr.best td { font-weight: 600; background: #ff7f0e22; }
-.answer { background: var(--soft); border-left: 4px solid #ff7f0e; padding: .1rem 1rem; margin: 1rem 0; } .answer p { margin: .6rem 0; } .answer .lead { font-size: 1.15rem; }
+.answer { background: var(--soft); border-left: 4px solid #ff7f0e; padding: .1rem 1rem; margin: 1rem 0; } .answer p { margin: .6rem 0; }
+.answer .lead { font-size: 1.15rem; }
 pre b { color: #2a7; } summary { cursor: pointer; } code, pre, td.value { font-family: ui-monospace, monospace; font-size: .88rem; }
 td.value { overflow-wrap: anywhere; } .wide { overflow-x: auto; }
 """
