@@ -14,7 +14,7 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 
 .dim { opacity: .65; } .bad { color: var(--bad); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 1rem; }
 .plots.small { grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); }
-figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; } svg text { fill: currentColor; }
+figure { margin: 0; } figure:only-child { max-width: 640px; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; } svg text { fill: currentColor; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .8rem .15rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number { font-variant-numeric: tabular-nums; } pre { background: var(--soft); padding: .7rem; overflow-x: auto; white-space: pre-wrap; border-radius: 6px; }
 tr.best td { font-weight: 600; background: #ff7f0e22; }

@@ -41,7 +41,7 @@ def page(sweep: Sweep) -> str:
     parts += ['<h2>Curves</h2>', shell.figures(curves) if curves else '<p class="dim">No step yet.</p>']
     shares, why = importances.of(sweep.study, sweep.lines, sweep.hypers)
     if sweep.hypers and any(line.values for line in sweep.lines):
-        parts += ['<h2>Hyperparameters</h2>', *_surfaces(sweep, _pair(sweep, shares))]
+        parts += ['<h2>Hyperparameters</h2>', *_surfaces(sweep, shares)]
         parts.append(shell.figures([(hyper.path, sweep_plots.slice_(sweep, hyper)) for hyper in sweep.hypers], 'plots small'))
         parts += ['<h2>Importances</h2>', *_importances(sweep, shares, why)]
     kept = {key: value for key, value in study.to_plain(sweep.study).items() if key not in ('base', 'points')}
@@ -53,14 +53,26 @@ def page(sweep: Sweep) -> str:
 def markdown(sweep: Sweep) -> str:
     """The answer and the table as Markdown."""
     head, rows = _table(sweep, sweep.lines)
-    text = [f'# {sweep.path.name}', *_facts(sweep), *sweep_said.answer(sweep)]
-    text += [f'**{note[0].upper()}{note[1:]}.**' for note in [sweep.answer.note] if note and sweep.answer.best]
-    text += [f'{hint}' for hint in sweep_said.hints(sweep)]
-    text += [f'```\n{command}\n```' for command in sweep_said.commands(sweep)]
-    lines = [head, ['---'] * len(head), *rows]
-    text.append('\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|').replace('\n', ' ') for cell in row) + ' |' for row in lines))
-    text += [f'- {name}, {values}: {state} {why}'.rstrip().replace('\n', ' ') for name, values, state, _, why in sweep_said.broken(sweep)]
+    text = [f'# {_marked(sweep.path.name)}', *map(_marked, (*_facts(sweep), *sweep_said.answer(sweep)))]
+    if sweep.answer.best and sweep.answer.note:
+        text.append(f'**{_sentence(sweep.answer.note)}**')
+    text += map(_marked, sweep_said.hints(sweep))
+    text += [f'{what}\n\n```\n{command}\n```' for what, command in sweep_said.commands(sweep)]
+    text.append('\n'.join('| ' + ' | '.join(_marked(cell) for cell in row) + ' |' for row in [head, ['---'] * len(head), *rows]))
+    text += [
+        f'- {_marked(" ".join((name, state, "at step", step)))} ({_marked(values)}): {_marked(why)}'
+        for name, values, state, step, why in sweep_said.broken(sweep)
+    ]
     return '\n\n'.join(text) + '\n'
+
+
+def _marked(cell: Any) -> str:
+    """Text that Markdown shows as it is."""
+    return ''.join(f'\\{char}' if char in '\\|<>*_`[]' else char for char in ' '.join(str(cell).split()))
+
+
+def _sentence(note: str) -> str:
+    return f'{note[0].upper()}{note[1:]}.'
 
 
 def _facts(sweep: Sweep) -> list[str]:
@@ -78,16 +90,23 @@ def _answer(sweep: Sweep) -> str:
     note = sweep.answer.note if sweep.answer.best else ''
     if note:
         kind = 'bad' if table.chosen_on(sweep.study) == 'test' else 'dim'
-        parts.append(f'<p class="{kind}">{html.escape(note[0].upper() + note[1:])}.</p>')
+        parts.append(f'<p class="{kind}">{html.escape(_sentence(note))}</p>')
     parts += [f'<p class="dim">{html.escape(hint)}</p>' for hint in sweep_said.hints(sweep)]
-    parts += [f'<pre>{html.escape(command)}</pre>' for command in sweep_said.commands(sweep)]
+    parts += [f'<p>{html.escape(what)}</p><pre>{html.escape(command)}</pre>' for what, command in sweep_said.commands(sweep)]
     return f'<div class="answer">{"".join(parts)}</div>'
 
 
 def _table(sweep: Sweep, lines: Sequence[Line]) -> tuple[list[str], list[list[Any]]]:
     """Heads and cells; the interval and the seeds are left out where every point is trained once."""
     single = all(sum(line.states.values()) == 1 for line in sweep.lines)
-    head = ['', 'point', *(hyper.name for hyper in sweep.hypers), sweep.study.metric, *([] if single else ['95 % interval', 'seeds']), 'state']
+    head = [
+        'rank',
+        'point',
+        *(hyper.name for hyper in sweep.hypers),
+        sweep.study.metric,
+        *([] if single else ['95 % interval', 'seeds']),
+        'state',
+    ]
     ranks = {line.number: rank + 1 for rank, line in enumerate(sweep.ranked)}
     rows = []
     for line in lines:
@@ -120,27 +139,29 @@ def _broken(sweep: Sweep) -> Iterator[str]:
         yield made if len(rows) <= SHOWN // 2 else shell.fold(f'{len(rows)} trainings', made)
 
 
-def _pair(sweep: Sweep, shares: Mapping[str, float]) -> list[Hyper]:
-    """The two hyperparameters to be seen together: the most important ones, a numeric one first."""
-    ordered = sorted(sweep.hypers, key=lambda hyper: -shares.get(hyper.path, 0.0))[:2]
-    if len(sweep.hypers) == 2:
-        ordered = list(sweep.hypers)
-    return sorted(ordered, key=lambda hyper: not hyper.numeric) if len(ordered) == 2 else []
+def _pairs(sweep: Sweep, shares: Mapping[str, float]) -> Iterator[tuple[Hyper, Hyper]]:
+    """The most important two of the hyperparameters with few values, and of the numeric ones whose values are scattered; numbers across."""
+    ordered = sweep.hypers if len(sweep.hypers) == 2 else sorted(sweep.hypers, key=lambda hyper: -shares.get(hyper.path, 0.0))
+    for few in (True, False):
+        found = sorted(
+            [hyper for hyper in ordered if hyper.gridded == few and (few or hyper.numeric)][:2], key=lambda hyper: not hyper.numeric
+        )
+        if len(found) == 2:
+            yield found[0], found[1]
 
 
-def _surfaces(sweep: Sweep, pair: Sequence[Hyper]) -> Iterator[str]:
-    """Both at once, where a picture makes sense: of a grid lines and a heat map, of scattered points a contour."""
+def _surfaces(sweep: Sweep, shares: Mapping[str, float]) -> Iterator[str]:
+    """Two hyperparameters at once, where a picture makes sense: of a grid lines and a heat map, of scattered points a contour."""
     drawn: list[tuple[str, str | None]] = []
-    if pair and sweep.ranked:
-        across, up = pair
-        grid = across.gridded and up.gridded
-        if grid and len(sweep.hypers) == 2 and across.numeric:
-            drawn.append((f'{across.name} and {up.name}, 95 % intervals over seeds', sweep_plots.lines(sweep, across, up)))
-        only = 'mean' if len(sweep.hypers) == 2 else 'the best mean over all others'
-        if grid:
-            drawn.append((f'{across.name} x {up.name}: {only}', sweep_plots.heat(sweep, across, up)))
+    only = len(sweep.hypers) == 2
+    for across, up in _pairs(sweep, shares):
+        names = f'{across.name} x {up.name}'
+        if across.gridded:
+            if only and across.numeric:
+                drawn.append((f'{across.name} and {up.name}, 95 % intervals over seeds', sweep_plots.lines(sweep, across, up)))
+            drawn.append((f'{names}: mean' if only else f'{names}: best mean over all others', sweep_plots.heat(sweep, across, up)))
         else:
-            drawn.append((f'{across.name} x {up.name}: between the points, interpolated', sweep_plots.contour(sweep, across, up)))
+            drawn.append((f'{names}: interpolated between the points', sweep_plots.contour(sweep, across, up)))
     found = [(title, svg) for title, svg in drawn if svg is not None]
     if found:
         yield shell.figures(found)

@@ -61,7 +61,7 @@ def _draw(sweep: Sweep, curves: Sequence[Curve], mode: str) -> str:
     place = {line.number: index for index, line in enumerate(sweep.lines)}
     valued = sum(bool(line.values) for line in sweep.lines)
     last = max(max(steps) for _, steps, _ in curves)
-    settled = [value for row, x, y in curves if row.state != 'diverged' for step, value in zip(x, y) if step >= 0.2 * last]
+    settled = [value for row, x, y in curves if row.state != 'diverged' for step, value in zip(x, y) if step >= 0.3 * last]
     limits = span(settled or [value for _, _, y in curves for value in y], mode)
     count = max(MOST // len(curves), 30)
     with drawing((6.4, 4.0)) as (figure, svg):
@@ -97,12 +97,17 @@ def _legend(axes: Any, sweep: Sweep, curves: Sequence[Curve], colour: Callable[[
     """The best few points by their values, and the states that there are."""
     from matplotlib.lines import Line2D
 
-    ranked = sweep.ranked[:LABELLED]
     handles = [
-        Line2D([], [], color=colour(rank) if rank else BEST, linewidth=1.4 if rank else 2.2, label=plain(f'{rank + 1}. {sweep.label(line)}'))
-        for rank, line in enumerate(ranked)
+        Line2D([], [], color=colour(rank) if rank else BEST, linewidth=1.4 if rank else 2.2, label=_name(sweep, rank))
+        for rank in range(min(LABELLED, len(sweep.ranked)))
     ]
     there = {row.state for row, _, _ in curves}
     handles += [Line2D([], [], linewidth=0.9, **style) for state, style in ENDS.items() if state in there]
     if handles:
         axes.legend(handles=handles, frameon=False, fontsize=8, loc='upper left' if sweep.study.mode == 'max' else 'upper right')
+
+
+def _name(sweep: Sweep, rank: int) -> str:
+    line = sweep.ranked[rank]
+    label = sweep.label(line)
+    return plain(f'{rank + 1}. {label}' if len(label) < 72 else f'{rank + 1}. point {line.number}')

@@ -14,7 +14,9 @@ from lmx.report.sweep_curves import BEST, ENDS, shade, span
 from lmx.report.sweep_read import Hyper, Sweep
 from lmx.sweep.table import Line
 
-DOT = '#4c8dae'
+FEWEST = 8
+"""Points that a contour needs."""
+DOT = '#3f93ba'
 SMALL = (4.4, 3.0)
 
 
@@ -38,42 +40,47 @@ def slice_(sweep: Sweep, hyper: Hyper) -> str:
 
 
 def lines(sweep: Sweep, across: Hyper, by: Hyper) -> str:
-    """The metric over one hyperparameter, a line for each value of the other, with 95 % intervals over seeds."""
+    """The metric over one hyperparameter, a line for each value of the other, with 95 % intervals over seeds; hollow where a seed is missing."""
     with drawing((6.4, 4.0)) as (figure, svg):
         axes = figure.add_subplot()
         limits = _metric_axis(axes, sweep, [line for line in sweep.lines if line.values])
         marks = itertools.cycle('os^Dv<>p')
         for index, (label, mark) in enumerate(zip(by.labels, marks)):
-            mine = [line for line in sweep.ranked if by.level(line) == index]
-            style = {'color': shade(len(by.levels) - 1 - index, len(by.levels)), 'marker': mark, 'label': plain(f'{by.name} {label}')}
-            _with_intervals(axes, across, mine, **style)
+            mine = [line for line in sweep.lines if line.values and by.level(line) == index]
+            style = {'color': shade(len(by.levels) - 1 - index, len(by.levels)), 'marker': mark}
+            _with_intervals(axes, across, [line for line in mine if line.complete], label=plain(f'{by.name} {label}'), **style)
+            part = [line for line in mine if not line.complete]
+            _with_intervals(axes, across, part, **style, markerfacecolor='none', linestyle='', alpha=0.7)
         if sweep.ranked:
             best = sweep.ranked[0]
             axes.plot(across.place(best), best.mean, 'o', markersize=13, markerfacecolor='none', color=BEST, markeredgewidth=2, zorder=5)
         _gone(axes, sweep, across, limits)
         _hyper_axis(axes, across)
-        axes.legend(frameon=False, fontsize=9)
+        figure.legend(frameon=False, fontsize=9, loc='outside right upper')
     return svg()
 
 
 def heat(sweep: Sweep, across: Hyper, up: Hyper) -> str | None:
     """The best mean at each pair of values, as numbers on colours; None where less than half of the pairs have one."""
-    cells = np.full((len(up.levels), len(across.levels)), math.nan)
-    for line in reversed(sweep.ranked):  # the best comes last, and stays
-        cells[up.level(line), across.level(line)] = line.mean
-    if np.isfinite(cells).sum() < max(cells.size / 2, 4):
+    there: dict[tuple[int, int], Line] = {}
+    for line in reversed([line for line in sweep.lines if line.values]):  # the best comes last, and stays
+        there[up.level(line), across.level(line)] = line
+    if len(there) < max(len(up.levels) * len(across.levels) / 2, 4):
         return None
-    colours, ends = _colours(sweep, cells[np.isfinite(cells)])
-    with drawing((max(3.6, 1.0 + 0.72 * len(across.levels)), max(2.4, 0.9 + 0.42 * len(up.levels)))) as (figure, svg):
+    colours, ends = _colours(sweep, np.array([line.mean for line in there.values()]))
+    cells = np.full((len(up.levels), len(across.levels)), math.nan)
+    for at, line in there.items():
+        cells[at] = line.mean
+    with drawing((6.4, max(2.4, min(0.9 + 0.6 * len(up.levels), 6.0)))) as (figure, svg):
         axes = figure.add_subplot()
         mesh = axes.pcolormesh(np.ma.masked_invalid(cells), cmap=colours, vmin=ends[0], vmax=ends[1], edgecolor='face')
-        for (row, column), value in np.ndenumerate(cells):
-            shown = f'{value:.4g}' if math.isfinite(value) else _absent(sweep, across, column, up, row)
-            colour = _ink(mesh.cmap(mesh.norm(value))) if math.isfinite(value) else ENDS['diverged']['color']
-            axes.text(column + 0.5, row + 0.5, shown, ha='center', va='center', fontsize=8, color=colour)
-        best = sweep.ranked[0]
-        corner = across.level(best), up.level(best)
-        axes.add_patch(_frame(corner))
+        for at in np.ndindex(cells.shape):
+            shown, colour = (
+                _cell(sweep, there.get(at), mesh) if at in there else (_absent(sweep, across, up, at), ENDS['diverged']['color'])
+            )
+            axes.text(at[1] + 0.5, at[0] + 0.5, shown, ha='center', va='center', fontsize=9 if len(across.levels) < 9 else 7, color=colour)
+        if sweep.ranked:
+            axes.add_patch(_frame((across.level(sweep.ranked[0]), up.level(sweep.ranked[0]))))
         dress(axes)
         axes.grid(visible=False)
         axes.spines[['left', 'bottom']].set_visible(False)
@@ -85,6 +92,13 @@ def heat(sweep: Sweep, across: Hyper, up: Hyper) -> str | None:
     return svg()
 
 
+def _cell(sweep: Sweep, line: Line, mesh: Any) -> tuple[str, str]:
+    """(text, its colour) of a cell with a number: of a point without all its seeds it says how many there are."""
+    total = sum(line.states.values())
+    part = '' if line.complete else f'\n{len(line.values)} of {total}'
+    return f'{line.mean:.4g}{part}', _ink(mesh.cmap(mesh.norm(line.mean)))
+
+
 def contour(sweep: Sweep, across: Hyper, up: Hyper) -> str | None:
     """The metric over two hyperparameters whose values are scattered; None where the points do not span an area."""
     if not (across.numeric and up.numeric):
@@ -93,7 +107,7 @@ def contour(sweep: Sweep, across: Hyper, up: Hyper) -> str | None:
     for line in reversed(sweep.ranked):
         means[_unit(across, line), _unit(up, line)] = line.mean
     points = np.array(list(means)).reshape(-1, 2)
-    if len(points) < 8 or np.linalg.matrix_rank(points - points.mean(0), tol=1e-6) < 2:
+    if len(points) < FEWEST or np.linalg.matrix_rank(points - points.mean(0), tol=1e-6) < 2:
         return None
     values = np.array(list(means.values()))
     colours, (low, high) = _colours(sweep, values)
@@ -199,11 +213,10 @@ def _frame(corner: tuple[int, int]) -> Any:
     return Rectangle(corner, 1, 1, fill=False, edgecolor=BEST, linewidth=3, clip_on=False, zorder=4)
 
 
-def _absent(sweep: Sweep, across: Hyper, column: int, up: Hyper, row: int) -> str:
+def _absent(sweep: Sweep, across: Hyper, up: Hyper, at: tuple[int, ...]) -> str:
     """What a cell without a number says: how its trainings stand."""
-    there = [line for line in sweep.lines if across.level(line) == column and up.level(line) == row]
-    states = [state for line in there for state in line.states if state != 'done']
-    return states[0] if states else ''
+    there = [line for line in sweep.lines if (up.level(line), across.level(line)) == at]
+    return next((state for line in there for state in line.states), '')
 
 
 def _unit(hyper: Hyper, line: Line) -> float:

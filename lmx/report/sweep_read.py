@@ -52,7 +52,9 @@ class Hyper:
 
     @property
     def labels(self) -> list[str]:
-        return [table.value_text(value) for value in self.levels]
+        """The levels, as short as an axis needs them."""
+        told = [table.value_text(value) for value in self.levels]
+        return [text if len(text) <= 24 else f'{text[:23]}…' for text in told]
 
 
 def hypers(study: Study, lines: Sequence[table.Line]) -> list[Hyper]:
@@ -118,7 +120,10 @@ class Sweep:
         best = {line.number for line in self.ranked}
         sign = -1.0 if self.study.mode == 'max' else 1.0
         rest = [line for line in found if line.number not in best]
-        self.lines = [*self.ranked, *sorted(rest, key=lambda line: (not line.values, sign * line.mean if line.values else 0.0, line.number))]
+        self.lines = [
+            *self.ranked,
+            *sorted(rest, key=lambda line: (not line.values, sign * line.mean if line.values else 0.0, line.number)),
+        ]
         self.answer = answer(self.study, self.rows)
         self.hypers = hypers(self.study, self.lines)
         self.path = self.folder.path

@@ -55,32 +55,35 @@ def hints(sweep: Sweep) -> list[str]:
     return told
 
 
-def commands(sweep: Sweep) -> list[str]:
-    """To train the winner again: from its config, and as changes of the base where flags can make them."""
+def commands(sweep: Sweep) -> list[tuple[str, str]]:
+    """(what for, what to type): to train the winner again from its config, and what it changes of the base where flags can do that."""
     best = sweep.answer.best
     if best is None:
         return []
     row = next(row for row in sweep.rows_of(best) if row.state == 'done')
-    config = shlex.quote(str(row.path / 'config.json'))
-    told = [f'lmx train --config={config} --workdir=runs/best']
+    told = [('To train it again:', f'lmx train --config={shlex.quote(str(row.path / "config.json"))} --workdir=runs/best')]
     changes = overrides(sweep, row.trial)
-    return [*told, ' '.join(changes)] if changes else told
+    return [*told, ('What it changes of the base config:', ' '.join(changes))] if changes else told
 
 
 def overrides(sweep: Sweep, trial: Trial) -> list[str]:
     """Flags that make the base config that of a training; [] where nothing differs, or something that flags cannot change."""
     plain = spec.to_plain(sweep.study.base)
-    changed = [(path, value) for path, value in {**trial.point, 'seed': trial.seed}.items() if spec.get(plain, path) != spec.to_plain(value)]
+    changed = [
+        (path, value) for path, value in {**trial.point, 'seed': trial.seed}.items() if spec.get(plain, path) != spec.to_plain(value)
+    ]
     if not all(_settable(spec.get(plain, path), value) for path, value in changed):
         return []
-    return [shlex.quote(f'--config.{path}={value!r}' if not isinstance(value, str) else f'--config.{path}={value}') for path, value in changed]
+    return [
+        shlex.quote(f'--config.{path}={value!r}' if not isinstance(value, str) else f'--config.{path}={value}') for path, value in changed
+    ]
 
 
 def _settable(old: Any, new: Any) -> bool:
     """Whether a flag can put `new` where `old` is."""
     if isinstance(new, str):
         return isinstance(old, str) and not old.startswith('${')
-    return isinstance(new, (bool, int, float)) and not isinstance(old, (dict, tuple)) and (math.isfinite(new))
+    return isinstance(new, (bool, int, float)) and not isinstance(old, (dict, tuple)) and math.isfinite(new)
 
 
 def states(sweep: Sweep, line: Line) -> str:
@@ -99,5 +102,3 @@ def broken(sweep: Sweep) -> list[tuple[str, str, str, str, str]]:
     at = {line.number: line for line in sweep.lines}
     lost = [row for row in sweep.rows if row.state in ('failed', 'diverged')]
     return [(row.trial.name, sweep.label(at[row.trial.number]), row.state, f'{row.step:,}', row.why) for row in lost]
-
-

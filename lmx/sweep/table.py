@@ -143,7 +143,8 @@ def latex_of(study: Study, found: Sequence[Line], answer: Answer | None = None) 
     heads = ' & '.join(_escaped(cell) for cell in (*(short[name] for name in names), study.metric))
     rows = [f'\\begin{{tabular}}{{{"l" * len(names)}r}}', '\\toprule', f'{heads} \\\\', '\\midrule']
     for line in found:
-        shown = _plus_minus(line)
+        total = sum(line.states.values())
+        shown = _plus_minus(line) + (f' ({len(line.values)} of {total} seeds)' if line.values and not line.complete else '')
         shown = f'\\textbf{{{shown}}}' if line is best else shown
         rows.append(' & '.join([*(_escaped(value_text(line.point.get(name, ''))) for name in names), shown]) + ' \\\\')
     rows += _below(answer, len(names)) if answer else []
@@ -157,7 +158,9 @@ def _below(answer: Answer, across: int) -> list[str]:
     if noted.startswith('chosen on test'):
         told.append((noted, ''))
         noted = ''
-    rows = [f'\\multicolumn{{{across}}}{{l}}{{{_escaped(text)}}} & {number} \\\\' if across else f'% {text} {number}' for text, number in told]
+    rows = [
+        f'\\multicolumn{{{across}}}{{l}}{{{_escaped(text)}}} & {number} \\\\' if across else f'% {text} {number}' for text, number in told
+    ]
     return [*(['\\midrule'] if rows and across else []), *rows, *([f'% {noted}'] if noted else [])]
 
 

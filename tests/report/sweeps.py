@@ -52,7 +52,14 @@ def search_study(trials: int = 60) -> Study:
 
 
 def trained(
-    folder: Folder, trial: Trial, state: str = 'done', *, until: int = STEPS, of: Callable[..., float] = loss, why: str = '', evaluate: int = 20
+    folder: Folder,
+    trial: Trial,
+    state: str = 'done',
+    *,
+    until: int = STEPS,
+    of: Callable[..., float] = loss,
+    why: str = '',
+    evaluate: int = 20,
 ) -> None:
     """Leaves what a training leaves that came to `until`."""
     folder.mark(trial, state, **({'why': why} if why else {}))
