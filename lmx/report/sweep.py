@@ -35,7 +35,7 @@ def write(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = 
 def page(sweep: Sweep) -> str:
     """The HTML of a sweep, finished or not. All text of it is escaped."""
     title = sweep.path.name
-    parts = [f'<h1>{html.escape(title)}</h1>', *(f'<p class="dim">{html.escape(fact)}</p>' for fact in _facts(sweep)), _answer(sweep)]
+    parts = [f'<h1>{html.escape(title)}</h1>', f'<p class="dim">{"<br>".join(map(html.escape, _facts(sweep)))}</p>', _answer(sweep)]
     parts += ['<h2>Points</h2>', _points(sweep), *_broken(sweep)]
     curves = sweep_curves.figures(sweep)
     parts += ['<h2>Curves</h2>', shell.figures(curves) if curves else '<p class="dim">No step yet.</p>']

@@ -54,7 +54,7 @@ def shade(rank: int, count: int) -> Any:
     """A colour that is seen on white and on black: from teal, the best, to a pale violet."""
     from matplotlib import colormaps
 
-    return colormaps['viridis'](0.72 - 0.5 * rank / max(count - 1, 1))
+    return colormaps['viridis'](0.72 - 0.5 * (rank / max(count - 1, 1)) ** 0.6)  # the first few differ most
 
 
 def _draw(sweep: Sweep, curves: Sequence[Curve], mode: str) -> str:
@@ -64,7 +64,7 @@ def _draw(sweep: Sweep, curves: Sequence[Curve], mode: str) -> str:
     settled = [value for row, x, y in curves if row.state != 'diverged' for step, value in zip(x, y) if step >= 0.3 * last]
     limits = span(settled or [value for _, _, y in curves for value in y], mode)
     count = max(MOST // len(curves), 30)
-    with drawing((6.4, 4.0)) as (figure, svg):
+    with drawing((6.4, 4.8)) as (figure, svg):
         axes = figure.add_subplot()
         for row, x, y in sorted(curves, key=lambda curve: -place[curve[0].trial.number]):
             _curve(axes, row, *thin(x, y, count), _style(sweep, row, place[row.trial.number], valued))
@@ -76,7 +76,7 @@ def _draw(sweep: Sweep, curves: Sequence[Curve], mode: str) -> str:
                 axes.plot(x[-1], y[-1] if limits is None else min(max(y[-1], limits[0]), limits[1]), clip_on=False, zorder=4, **end)
         dress(axes)
         axes.set_xlabel('step')
-        _legend(axes, sweep, curves, lambda rank: shade(rank, valued))
+        _legend(figure, sweep, curves, lambda rank: shade(rank, valued))
     return svg()
 
 
@@ -93,7 +93,7 @@ def _curve(axes: Any, row: Row, x: Sequence[float], y: Sequence[float], style: M
     axes.plot(x, y, marker='.' if len(x) == 1 and row.state not in ENDS else '', **style)
 
 
-def _legend(axes: Any, sweep: Sweep, curves: Sequence[Curve], colour: Callable[[int], Any]) -> None:
+def _legend(figure: Any, sweep: Sweep, curves: Sequence[Curve], colour: Callable[[int], Any]) -> None:
     """The best few points by their values, and the states that there are."""
     from matplotlib.lines import Line2D
 
@@ -104,7 +104,8 @@ def _legend(axes: Any, sweep: Sweep, curves: Sequence[Curve], colour: Callable[[
     there = {row.state for row, _, _ in curves}
     handles += [Line2D([], [], linewidth=0.9, **style) for state, style in ENDS.items() if state in there]
     if handles:
-        axes.legend(handles=handles, frameon=False, fontsize=8, loc='upper left' if sweep.study.mode == 'max' else 'upper right')
+        narrow = all(len(handle.get_label()) < 36 for handle in handles)
+        figure.legend(handles=handles, frameon=False, fontsize=8, loc='outside lower left', ncols=2 if narrow else 1)
 
 
 def _name(sweep: Sweep, rank: int) -> str:

@@ -96,7 +96,7 @@ def _cell(sweep: Sweep, line: Line, mesh: Any) -> tuple[str, str]:
     """(text, its colour) of a cell with a number: of a point without all its seeds it says how many there are."""
     total = sum(line.states.values())
     part = '' if line.complete else f'\n{len(line.values)} of {total}'
-    return f'{line.mean:.4g}{part}', _ink(mesh.cmap(mesh.norm(line.mean)))
+    return f'{line.mean:#.4g}'.rstrip('.') + part, _ink(mesh.cmap(mesh.norm(line.mean)))
 
 
 def contour(sweep: Sweep, across: Hyper, up: Hyper) -> str | None:

@@ -26,6 +26,8 @@ def answer(sweep: Sweep) -> list[str]:
     """The winner, its value, and the value of its fresh seeds."""
     found = sweep.answer
     if found.best is None:
+        if any(row.state == 'done' and sweep.study.metric not in row.values for row in sweep.listed):
+            return [f'Trainings came to their end, but no point has a value of {sweep.study.metric} from all its seeds.']
         return ['No point has come to its end yet.' if not found.final else 'No point came to its end.']
     which = 'Best' if found.final else 'Best so far'
     lead = f'{which}: {sweep.label(found.best)}' + (f' (point {found.best.number})' if sweep.hypers else '')

@@ -141,6 +141,17 @@ def test_a_sweep_that_has_only_begun_has_a_page(made):
     assert made['waiting'].read_text().count('<tr class="dim"') == 12
 
 
+def test_a_metric_that_no_training_has_is_named(small):
+    found = small(metric='validation/bleu')
+    assert 'no point has a value of validation/bleu' in sweep.page(found)
+
+
+def test_a_point_without_changes_is_called_by_its_number(small):
+    found = small(points=({},))
+    assert 'Best: point 0' in sweep.page(found)
+    assert '<h2>Hyperparameters' not in sweep.page(found)
+
+
 def test_results_lie_beside_the_page(made):
     for kind, path in made.items():
         for name in ('results.md', 'results.csv', 'results.tex'):
