@@ -26,7 +26,7 @@ lmx: language-model research in JAX. One config is one run.
   lmx search    --workdir=runs/b --corpus=FILE --query=TEXT         the texts that are nearest in meaning
   lmx harness   --workdir=runs/a --tasks=arc_easy,hellaswag         a decoder under lm-evaluation-harness
   lmx data      --config=configs/gpt_stdlib.py                      stages, shapes and decoded examples of the pipeline
-  lmx report    runs/a runs/b                                       report.html: curves, samples, config, what differs
+  lmx report    runs/a runs/b                                       report.html: curves, samples, config, what differs; or of a sweep
   lmx import    --from=DIR --workdir=runs/b                         a Hugging Face model as a run; lmx export writes one
   lmx runs      [runs]                                              the runs below a folder
   lmx explain   --config=configs/gpt_stdlib.py model.dim            a value, and who set it
@@ -353,7 +353,7 @@ def _report_flags(v: Flags) -> None:
 
 def _report(v: Flags, rest: list[str], overrides: list[str]) -> None:
     if not rest:
-        raise BadInput('name one or more runs, as in: lmx report runs/a runs/b')
+        raise BadInput('name one or more runs, or a sweep, as in: lmx report runs/a runs/b')
     from lmx import run
 
     if v.attention is not None:
@@ -738,9 +738,10 @@ COMMANDS: dict[str, Command] = {
     'report': (
         _report_flags,
         _report,
-        """draws one or several runs as one page.
+        """draws one or several runs, or a sweep, finished or not, as one page; of a sweep also results.md, results.csv and results.tex.
 
         lmx report runs/a [runs/b ...]
+        lmx report runs/my_sweep
         lmx report runs/a --attention='import os'        what each head of each layer attends to
         """,
     ),
@@ -778,7 +779,7 @@ COMMANDS: dict[str, Command] = {
         lmx export --workdir=runs/a --to=DIR --checkpoint=best
         """,
     ),
-    'runs': (_no_flags, _runs, 'lists the runs below a folder: lmx runs [runs]\n'),
+    'runs': (_no_flags, _runs, 'lists the runs and sweeps below a folder: lmx runs [runs]\n'),
     'explain': (
         _explain_flags,
         _explain_key,

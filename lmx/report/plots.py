@@ -84,11 +84,11 @@ def _label(run: RunFiles, runs: Sequence[RunFiles], what: str) -> str:
     return what if len(runs) == 1 else f'{run.name} {what}'.strip()
 
 
-def thin(x: Sequence[float], y: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    """At most `POINTS` points of a curve, evenly spread, the first and the last among them."""
-    if len(x) <= POINTS:
+def thin(x: Sequence[float], y: Sequence[float], count: int = POINTS) -> tuple[Sequence[float], Sequence[float]]:
+    """At most `count` points of a curve, evenly spread, the first and the last among them."""
+    if len(x) <= count:
         return x, y
-    kept = np.linspace(0, len(x) - 1, POINTS).astype(int)
+    kept = np.linspace(0, len(x) - 1, count).astype(int)
     return [x[index] for index in kept], [y[index] for index in kept]
 
 
@@ -105,11 +105,12 @@ def draw(curves: Sequence[Curve], log: bool) -> str:
     Args:
       log: whether the values lie on a logarithmic axis, where any of them can.
     """
-    with _drawing() as (figure, svg):
+    with drawing() as (figure, svg):
         axes = figure.add_subplot()
         for label, x, y, style in curves:
-            axes.plot(x, y, **{'label': _plain(label) or '_', 'linewidth': 1.6, **({} if len(x) > 1 else MARKED), **style})
-        _axes(axes, log and any(value > 0 for _, _, y, _ in curves for value in y))
+            axes.plot(x, y, **{'label': plain(label) or '_', 'linewidth': 1.6, **({} if len(x) > 1 else MARKED), **style})
+        dress(axes, log_y=log and any(value > 0 for _, _, y, _ in curves for value in y))
+        axes.set_xlabel('step')
         if any(label for label, _, _, _ in curves):
             axes.legend(frameon=False, fontsize=9)
     return svg()
@@ -120,22 +121,22 @@ def heads(weights_HTS: np.ndarray, queries: Sequence[str], keys: Sequence[str]) 
     count, across = len(weights_HTS), min(4, len(weights_HTS))
     rows = -(-count // across)
     width = max(2.2, 0.16 * len(keys) + 0.9)
-    with _drawing((width * across, rows * max(2.2, 0.16 * len(queries) + 0.9))) as (figure, svg):
+    with drawing((width * across, rows * max(2.2, 0.16 * len(queries) + 0.9))) as (figure, svg):
         for head, axes in enumerate(figure.subplots(rows, across, squeeze=False).flat):
             if head >= count:
                 axes.set_axis_off()
                 continue
             axes.imshow(weights_HTS[head].astype(np.float32), cmap='Blues', vmin=0, aspect='auto', interpolation='nearest')
             axes.set_title(f'head {head}', fontsize=9)
-            axes.set_xticks(range(len(keys)), [_plain(key) for key in keys], rotation=90, fontsize=7)
-            axes.set_yticks(range(len(queries)), [_plain(query) for query in queries], fontsize=7)
+            axes.set_xticks(range(len(keys)), [plain(key) for key in keys], rotation=90, fontsize=7)
+            axes.set_yticks(range(len(queries)), [plain(query) for query in queries], fontsize=7)
             axes.tick_params(length=0)
     return svg()
 
 
 @contextlib.contextmanager
-def _drawing(size: tuple[float, float] = (6.4, 3.4)) -> Iterator[tuple[Any, Callable[[], str]]]:
-    """(an empty figure, a function that gives its SVG once the block is left)."""
+def drawing(size: tuple[float, float] = (6.4, 3.4)) -> Iterator[tuple[Any, Callable[[], str]]]:
+    """(An empty figure, a function that gives its SVG once the block is left)."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -155,7 +156,8 @@ def _drawing(size: tuple[float, float] = (6.4, 3.4)) -> Iterator[tuple[Any, Call
         FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
 
 
-def _axes(axes: Any, log: bool) -> None:
+def dress(axes: Any, *, log_x: bool = False, log_y: bool = False) -> None:
+    """The look of all plots: a faint grid, no frame, 0.9 for 9e-01, and the page's own colour behind it."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
@@ -164,14 +166,13 @@ def _axes(axes: Any, log: bool) -> None:
         def __call__(self, x: float, pos: int | None = None) -> str:
             return f'{x:g}' if super().__call__(x, pos) else ''
 
-    if log:
-        axes.set_yscale('log')
-        axes.yaxis.set_major_formatter(Plain())
-        axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.6)))
-    for axis, (_, end) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        if end >= 1e4 and not (log and axis is axes.yaxis):
+    for axis, log, set_scale in ((axes.xaxis, log_x, axes.set_xscale), (axes.yaxis, log_y, axes.set_yscale)):
+        if log:
+            set_scale('log')
+            axis.set_major_formatter(Plain())
+            axis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.6)))
+        elif axis.get_view_interval()[1] >= 1e4:
             axis.set_major_formatter('{x:,.0f}')
-    axes.set_xlabel('step')
     axes.grid(alpha=0.25)
     axes.spines[['top', 'right']].set_visible(False)
     axes.patch.set_alpha(0)
@@ -189,6 +190,6 @@ def _within_tags(change: Callable[[str], str], svg: str) -> str:
     return re.sub(r'<[^>]*>', lambda tag: change(tag[0]), svg)
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     """matplotlib reads $...$ as a formula and hides labels that begin with an underscore; the name of a run is neither."""
     return label.replace('$', r'\$').lstrip('_')

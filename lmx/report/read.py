@@ -11,7 +11,7 @@ from typing import Any
 
 from lmx.types import BadInput
 
-FILES = ('config.json', 'provenance.json', 'metrics.jsonl', 'eval.jsonl', 'samples.jsonl')
+FILES = ('config.json', 'provenance.json', 'metrics.jsonl', 'eval.jsonl', 'samples.jsonl', 'trial.json')
 
 
 def lines(path: pathlib.Path) -> list[dict[str, Any]]:

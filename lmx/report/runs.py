@@ -9,23 +9,51 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmx.report.read import RunFiles, number
+from lmx.sweep.table import steps
 from lmx.types import BadInput
 
 
 def find(root: str | os.PathLike[str] = 'runs') -> list[dict[str, Any]]:
     """One dict per run: name, step, steps, loss, evaluation, state, age (seconds since its last line), newest first.
 
+    A sweep is one of them, with the steps of all its trainings together, the best point's value, and how many are done.
+
     Raises:
       BadInput: no such folder.
     """
-    if not pathlib.Path(root).is_dir():
+    folder = pathlib.Path(root)
+    if not folder.is_dir():
         raise BadInput(f'there is no folder {root}; name the one that your --workdir folders are in')
-    found = [
-        _row(path.parent, pathlib.Path(root))
-        for path in pathlib.Path(root).rglob('config.json')
-        if (path.parent / 'provenance.json').exists()
+    sweeps = [path.parent for path in folder.rglob('study.json')]
+    inside = {sweep / 'trials' for sweep in sweeps if sweep != folder}
+    found = [_sweep(path, folder) for path in sweeps if path != folder]
+    found += [
+        _row(path.parent, folder)
+        for path in folder.rglob('config.json')
+        if (path.parent / 'provenance.json').exists() and inside.isdisjoint(path.parents)
     ]
     return sorted(found, key=lambda row: row['age'])
+
+
+def _sweep(path: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
+    from lmx.report.sweep_read import Sweep
+
+    files = [path / 'study.json', *path.glob('trials/*/*.json*')]
+    told = {'name': str(path.relative_to(root)), 'loss': None, 'age': time.time() - max(file.stat().st_mtime for file in files)}
+    try:
+        sweep = Sweep(path)
+    except (BadInput, ValueError, TypeError, KeyError, AttributeError):  # of another version, or broken
+        return {**told, 'step': 0, 'steps': None, 'evaluation': '', 'state': 'sweep that cannot be read'}
+    counts, best = sweep.counts(), sweep.answer.best
+    running = any(_held(lock) for lock in path.glob('.lock*'))
+    rest = ''.join(f', {counts[state]} {state}' for state in ('failed', 'diverged', 'pruned') if state in counts)
+    return {
+        **told,
+        'step': sum(row.step for row in sweep.rows),
+        'steps': steps(sweep.study),
+        'evaluation': f'{sweep.study.metric} {best.mean:.4f}' if best else '',
+        'state': f'{counts.get("done", 0)}/{sum(counts.values())} done{rest}' + (', running' if running else ''),
+    }
 
 
 def _row(path: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:

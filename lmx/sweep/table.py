@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmx.study import Search, Study
 from lmx.sweep.folder import Row
+
+if TYPE_CHECKING:
+    from lmx.sweep.answer import Answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,46 +110,89 @@ def shorts(names: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def csv_of(found: Sequence[Line], metric: str) -> str:
-    """The lines as CSV, whole paths for heads."""
+def csv_of(found: Sequence[Line], metric: str, answer: Answer | None = None) -> str:
+    """The lines as CSV, whole paths for heads.
+
+    Args:
+      answer: marks the winner in the column 'choice', and puts the reported number of its fresh seeds into columns of their own.
+    """
     names = paths(found)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(['number', *names, f'{metric} mean', 'low', 'high', 'seeds', *('states',)])
+    fresh = answer is not None and bool(answer.fresh)
+    extra = [*(['choice'] if answer else []), *([f'fresh {answer.metric} mean', 'fresh low', 'fresh high', 'fresh seeds'] if fresh else [])]
+    writer.writerow(['number', *names, f'{metric} mean', 'low', 'high', 'seeds', 'states', *extra])
     for line in found:
         states = ' '.join(f'{count} {state}' for state, count in line.states.items())
-        writer.writerow([line.number, *(line.point.get(name, '') for name in names), *_numbers(line), len(line.values), states])
+        cells = [line.number, *(_cell(line.point.get(name, '')) for name in names), *_numbers(line), len(line.values), states]
+        is_best = answer is not None and answer.best is not None and answer.best.number == line.number
+        cells += [_choice(metric) if is_best else ''] if answer else []
+        cells += ([*_numbers(answer), len(answer.fresh)] if is_best else [''] * 4) if fresh else []
+        writer.writerow(cells)
     return file.getvalue()
 
 
-def latex_of(study: Study, found: Sequence[Line]) -> str:
-    """The lines as a LaTeX table for the package booktabs, the best in bold."""
+def latex_of(study: Study, found: Sequence[Line], answer: Answer | None = None) -> str:
+    """The lines as a LaTeX table for the package booktabs, the best in bold.
+
+    Args:
+      answer: adds the reported number of the winner's fresh seeds below, and says where the choice was made on test.
+    """
     names, short = paths(found), shorts(paths(found))
     best = next(iter(ranked(study, found)), None)
     heads = ' & '.join(_escaped(cell) for cell in (*(short[name] for name in names), study.metric))
     rows = [f'\\begin{{tabular}}{{{"l" * len(names)}r}}', '\\toprule', f'{heads} \\\\', '\\midrule']
     for line in found:
-        shown = '--' if math.isnan(line.mean) else f'{line.mean:.4f}'
-        shown += '' if math.isnan(line.low) else f' $\\pm$ {line.high - line.mean:.4f}'
+        total = sum(line.states.values())
+        shown = _plus_minus(line) + (f' ({len(line.values)} of {total} seeds)' if line.values and not line.complete else '')
         shown = f'\\textbf{{{shown}}}' if line is best else shown
         rows.append(' & '.join([*(_escaped(value_text(line.point.get(name, ''))) for name in names), shown]) + ' \\\\')
+    rows += _below(answer, len(names)) if answer else []
     return '\n'.join([*rows, '\\bottomrule', '\\end{tabular}']) + '\n'
 
 
+def _below(answer: Answer, across: int) -> list[str]:
+    """What stands under the LaTeX table. In the table itself: the reported number, and that a choice was made on test."""
+    told = [(f'best, {answer.metric} over {len(answer.fresh)} fresh seeds', _plus_minus(answer))] if answer.fresh else []
+    noted = answer.note if answer.best is not None else ''
+    if noted.startswith('chosen on test'):
+        told.append((noted, ''))
+        noted = ''
+    rows = [
+        f'\\multicolumn{{{across}}}{{l}}{{{_escaped(text)}}} & {number} \\\\' if across else f'% {text} {number}' for text, number in told
+    ]
+    return [*(['\\midrule'] if rows and across else []), *rows, *([f'% {noted}'] if noted else [])]
+
+
+def _plus_minus(found: Line | Answer) -> str:
+    shown = '--' if math.isnan(found.mean) else f'{found.mean:.4f}'
+    return shown + ('' if math.isnan(found.low) else f' $\\pm$ {found.high - found.mean:.4f}')
+
+
+def _choice(metric: str) -> str:
+    return 'best, chosen on test' if metric.partition('/')[0] == 'test' else 'best'
+
+
+def _cell(value: Any) -> Any:
+    """A call or a sequence as JSON, so that it can be read back."""
+    return json.dumps(value) if isinstance(value, (Mapping, list, tuple)) else value
+
+
 def value_text(value: Any) -> str:
-    """A point's value for a reader: numbers short, calls by their name."""
+    """A point's value for a reader: numbers short, calls and functions by their name."""
     if isinstance(value, float):
         return f'{value:.4g}'
     if isinstance(value, Mapping) and 'call' in value:
         return str(value['call']).partition(':')[2]
-    return str(value).strip('${}').rpartition(':')[2] if isinstance(value, str) else str(value)
+    return value[2:-1].rpartition(':')[2] if isinstance(value, str) and value.startswith('${') else str(value)
 
 
-def _numbers(line: Line) -> list[str]:
-    return ['' if math.isnan(value) else repr(value) for value in (line.mean, line.low, line.high)]
+def _numbers(found: Line | Answer) -> list[str]:
+    return ['' if math.isnan(value) else repr(value) for value in (found.mean, found.low, found.high)]
+
+
+ESCAPES = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}'}
 
 
 def _escaped(text: str) -> str:
-    for char in '\\&%$#_{}':
-        text = text.replace(char, '\\textbackslash{}' if char == '\\' else f'\\{char}')
-    return text
+    return ''.join(ESCAPES.get(char, f'\\{char}' if char in '&%$#_{}' else char) for char in text)
