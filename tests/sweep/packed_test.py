@@ -50,7 +50,7 @@ def seq2seq():
     c.steps, c.batch_size = 8, 4
     pairs = [{'source': f'{n}', 'target': f'{n + 1}'} for n in range(40)]
     c.data = {split: spec.spec(sources.in_memory, records=pairs) for split in ('train', 'validation')}
-    c.tokenizer = spec.spec(text.characters, source=spec.spec(sources.in_memory, records=[{'text': '0123456789'}]))
+    c.tokenizer = spec.spec(text.characters, source=spec.spec(sources.in_memory, records=[{'text': '0123456789'}]), eos=True)
     c.task = spec.spec(tasks.translation, tokenizer=ref('tokenizer'), max_source_length=6, max_target_length=6, label_smoothing=0.1)
     c.model = spec.spec(models.transformer, vocab_size=ref('tokenizer.vocab_size'), dim=8, num_layers=1, num_heads=2, mlp_dim=8)
     c.optim = spec.spec(optim.optimizer, rule=spec.spec(optim.lion), schedule=spec.spec(schedules.constant, peak=1e-3))
