@@ -69,10 +69,10 @@ class Searched:
             made = self.trials.get_trials(deepcopy=False)
             if sum(not one.user_attrs.get('given up') for one in made) >= self.search.trials:
                 return None
-            # Seeded by the number, so that no two processes or starts draw the same, and one process draws what it drew before.
-            self.trials.sampler = _sampler(self.optuna, self.search, len(made))
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
+                warnings.simplefilter('ignore')  # that this or that is experimental
+                # Seeded by the number, so that no two processes or starts draw the same, and one process draws what it drew before.
+                self.trials.sampler = _sampler(self.optuna, self.search, len(made))
                 asked = self.trials.ask()
                 shares = {path: _suggested(asked, path, where) for path, where in self.search.space.items()}
             self._own(asked.number, self.owner)
