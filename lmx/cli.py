@@ -651,7 +651,7 @@ def _sweep_slurm(v: Flags, wanted: Any, workdir: Any) -> int:
 def _slurm_options(v: Flags) -> dict[str, str]:
     from lmx.launch import slurm
 
-    return {option: v[option].value for option in slurm.OPTIONS if v[option].value is not None}
+    return {option: str(v[option].value) for option in slurm.OPTIONS if v[option].value is not None}
 
 
 def _part(text: str) -> tuple[int, int]:
