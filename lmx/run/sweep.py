@@ -20,6 +20,7 @@ from lmx.run.parts import Parts, set_up_jax
 from lmx.run.train import Signals, say
 from lmx.study import Search, Study, Trial
 from lmx.sweep import table
+from lmx.sweep.answer import answer, span
 from lmx.sweep.folder import ENDED, Folder, Row, ended
 from lmx.sweep.packed import Packed, extract
 from lmx.sweep.population import Population
@@ -200,20 +201,12 @@ def result(of: Study, rows: Sequence[Row], most: int = 10) -> str:
     lines = [f'{of.metric}, {"highest" if of.mode == "max" else "lowest"} first:'] if best else [f'no value of {of.metric} yet']
     for line in best[:most]:
         point = ', '.join(f'{names[path]} {table.value_text(value)}' for path, value in line.point.items())
-        lines.append(f'  {line.number:4d}  {_interval(line.mean, line.low, line.high)}  {point}')
-    fresh = [row for row in rows if row.trial.fresh and row.state == 'done']
-    what = of.reported or of.metric
-    values = [row.values[what] for row in fresh if what in row.values]
-    if values:
-        lines.append(
-            f'reported: {what} {_interval(*table.interval(values))} of point {fresh[0].trial.number} with {len(values)} fresh seed(s)'
-        )
-    note = table.honest(of)
-    return '\n'.join([*lines, f'note: {note}'] if best and note else lines)
-
-
-def _interval(mean: float, low: float, high: float) -> str:
-    return f'{mean:.4f}' + ('' if math.isnan(low) else f' ({low:.4f} to {high:.4f})')
+        lines.append(f'  {line.number:4d}  {span(line.mean, line.low, line.high, len(line.values))}  {point}')
+    said = answer(of, rows)
+    if said.fresh:
+        what = span(said.mean, said.low, said.high, len(said.fresh), 'fresh seeds')
+        lines.append(f'reported: {said.metric} {what}, point {said.best.number if said.best else ""}')
+    return '\n'.join([*lines, f'note: {said.note}'] if best and said.note else lines)
 
 
 def take(workdir: str | os.PathLike[str], name: str, to: str | os.PathLike[str]) -> pathlib.Path:

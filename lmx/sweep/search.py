@@ -10,7 +10,7 @@ import os
 import pathlib
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from lmx import spec
 from lmx.study import Choice, Integer, LogUniform, Search, Study, Trial, Uniform
 from lmx.sweep import journal
-from lmx.sweep.folder import ENDED, Folder, Row
+from lmx.sweep.folder import ENDED, Folder
 from lmx.types import BadInput
 
 if TYPE_CHECKING:
@@ -186,58 +186,6 @@ class Searched:
         space = self.search.space
         values = {path: where.options[params[path]] if isinstance(where, Choice) else params[path] for path, where in space.items()}
         return Trial(number, json.loads(json.dumps(spec.to_plain(values))), self.study.seeds[0])
-
-
-def optuna_study_of(wanted: Study, rows: Sequence[Row]) -> optuna.Study:
-    """The trainings that have ended as an Optuna study in memory, for its importances and plots; a search's or a listed study's.
-
-    A path that a point does not change has the config's value. Values that are no numbers are categories, written as JSON; those of a search
-    are its options, by their place.
-    """
-    optuna = _optuna()
-    made = optuna.create_study(direction=journal.direction(wanted))
-    ended = [row for row in rows if row.state in ENDED and not row.trial.fresh]
-    paths = list(dict.fromkeys(path for row in ended for path in row.trial.point))
-    columns = {path: [_plain(row.trial.point.get(path, spec.get(wanted.base, path))) for row in ended] for path in paths}
-    space = wanted.points.space if isinstance(wanted.points, Search) else {}
-    kinds = {path: _as_space(optuna, space[path]) if path in space else _as_column(optuna, columns[path]) for path in paths}
-    names = {'done': optuna.trial.TrialState.COMPLETE, 'pruned': optuna.trial.TrialState.PRUNED}
-    for index, row in enumerate(ended):
-        value = row.values.get(wanted.metric)
-        state = names.get(row.state, optuna.trial.TrialState.FAIL) if value is not None else optuna.trial.TrialState.FAIL
-        params = {path: _param(kinds[path], columns[path][index], space.get(path)) for path in paths}
-        known = {'value': value} if state != optuna.trial.TrialState.FAIL else {}
-        made.add_trial(optuna.create_trial(params=params, distributions=kinds, state=state, user_attrs={'name': row.trial.name}, **known))
-    return made
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(spec.to_plain(value)))
-
-
-def _as_column(optuna: Any, values: Sequence[Any]) -> Any:
-    """What a path's values have in common."""
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    if not numbers:
-        return optuna.distributions.CategoricalDistribution(list(dict.fromkeys(json.dumps(value, sort_keys=True) for value in values)))
-    low, high = min(values), max(values)
-    whole = all(isinstance(value, int) for value in values)
-    kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
-    return kind(low, high, log=low > 0 and high / low >= 8)
-
-
-def _as_space(optuna: Any, where: Uniform | Choice) -> Any:
-    if isinstance(where, Choice):
-        return optuna.distributions.CategoricalDistribution(list(range(len(where.options))))
-    if isinstance(where, Integer):
-        return optuna.distributions.IntDistribution(where.low, where.high)
-    return optuna.distributions.FloatDistribution(where.low, where.high, log=isinstance(where, LogUniform))
-
-
-def _param(kind: Any, value: Any, where: Uniform | Choice | None) -> Any:
-    if isinstance(where, Choice):
-        return [_plain(option) for option in where.options].index(value)
-    return json.dumps(value, sort_keys=True) if hasattr(kind, 'choices') else value
 
 
 def _suggested(asked: optuna.Trial, path: str, where: Uniform | Choice) -> Any:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import optuna
 import pytest
 
 from lmx import run, study
@@ -218,35 +217,3 @@ def test_without_optuna(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'optuna', None)
     with pytest.raises(BadInput, match=r"pip install 'lmx\[sweep\]'"):
         Searched(begun(tmp_path, made()))
-
-
-def test_a_listed_study_as_optuna_sees_it(tmp_path):
-    axes = {PEAK: (1e-3, 1e-2, 1e-1), LAYERS: (1, 2), 'optim.rule': (BASE.optim.rule, {'call': 'lmx.optim.rules:lion'})}
-    wanted = Study(BASE, points=[*study.grid(axes), {PEAK: 3e-3}], seeds=(0, 1))
-    folder = begun(tmp_path, wanted)
-    trials = folder.trials()
-    for trial in trials[:-1]:
-        folder.mark(trial, 'done')
-        line = {'step': 40, 'split': 'validation', 'loss': loss(trial.point)}
-        (folder.folder(trial) / 'eval.jsonl').write_text(json.dumps(line) + '\n')
-    folder.mark(trials[0], 'diverged')
-    found = search.optuna_study_of(wanted, folder.rows())
-    assert [one.state.name for one in found.trials] == ['FAIL', *['COMPLETE'] * (len(trials) - 2)]
-    assert found.trials[-1].params[LAYERS] == BASE.model.num_layers  # what the point does not change
-    assert found.best_params[PEAK] == 1e-2
-    weights = optuna.importance.get_param_importances(found, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
-    assert max(weights, key=weights.get) == PEAK
-
-
-def test_a_search_as_optuna_sees_it(tmp_path):
-    space = {PEAK: LogUniform(1e-4, 1e-1), 'optim.rule': Choice((BASE.optim.rule, {'call': 'lmx.optim.rules:lion'}))}
-    wanted = made(space=space, trials=6)
-    folder = begun(tmp_path, wanted)
-    with contextlib.closing(Searched(folder)) as source:
-        trials = exhaust(folder, source)
-        for trial in trials:
-            line = {'step': 40, 'split': 'validation', 'loss': loss(trial.point)}
-            (folder.folder(trial) / 'eval.jsonl').write_text(json.dumps(line) + '\n')
-        told, shown = source.trials.get_trials(), search.optuna_study_of(wanted, folder.rows()).trials
-    for field in ('params', 'distributions', 'value', 'state'):
-        assert [getattr(one, field) for one in shown] == [getattr(one, field) for one in told]
