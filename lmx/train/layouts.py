@@ -16,7 +16,6 @@ Rules = tuple[tuple[str, tuple[Any, ...]], ...]
 INTO = r'(query|key|value|up|gate)'
 """Products whose results stay apart: whole heads, whole channels of the feed-forward layer."""
 
-
 STACKED = r'(^|/)(blocks|memory)/.*'
 """Parameters with a leading axis of layers."""
 

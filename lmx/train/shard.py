@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lmx import trees
 from lmx.nn.partition import DATA_AXES
+from lmx.train import layouts as ready
 from lmx.types import BadInput
 
 AXES = ('trial', 'data', 'fsdp', 'tensor', 'context', 'expert', 'stage')
@@ -94,8 +96,13 @@ def state_shardings(state: Any, rules: Sequence[tuple[str, Sequence[Any]]], mesh
         stacked layers need no rule of their own, and those before '...' from the left; () replicates.
 
     Raises:
-      BadInput: no rule matches a parameter, an axis is unknown, or does not divide the dimension. One that the mesh lacks splits nothing.
+      BadInput: no rule matches a parameter, a rule of one's own matches none, an axis is unknown, or does not divide the dimension. One
+        that the mesh lacks splits nothing.
     """
+    for regex in {regex for regex, _ in rules} - {regex for regex, _ in ready.standard()}:
+        if not any(re.search(regex, name) for name, _ in _named(state.params)):
+            some = ', '.join(name for name, _ in _named(state.params)[:4])
+            raise BadInput(f'sharding rule {regex!r} in config.rules matches no parameter; there are {some}, ...')
     layouts = dict(_named(param_shardings(state.params, rules, mesh)))
     used = {part for layout in layouts.values() for parts in layout.spec for part in ([parts] if isinstance(parts, str) else parts or ())}
     for axis, size in mesh.shape.items():

@@ -3,6 +3,8 @@
 import functools
 import json
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -164,7 +166,26 @@ def collectives(sizes, repeat=1, make=make) -> set[tuple[str, tuple[int, ...]]]:
     return {(what, tuple(int(size) for size in shape.split(',') if size)) for shape, what in found}
 
 
-def test_collectives_are_those_of_the_layout(capfd):
+@pytest.fixture
+def warnings_of_xla(capfd):
+    """() -> what the compiler has said; nothing is kept in the compilation cache, out of which a program comes without its warnings."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1e9)
+    yield lambda: capfd.readouterr().err
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', before)
+
+
+def test_a_rematerialization_would_be_seen(warnings_of_xla):
+    def moved(x):
+        one = jax.lax.with_sharding_constraint(jax.numpy.sin(x), jax.sharding.PartitionSpec(('data', 'tensor')))
+        return jax.lax.with_sharding_constraint(jax.numpy.sin(one), jax.sharding.PartitionSpec(None, None, 'data'))
+
+    with jax.set_mesh(shard.make_mesh({'data': 4, 'tensor': 2})):
+        jax.jit(moved).lower(jax.ShapeDtypeStruct((8, 8, 8), np.float32)).compile()
+    assert 'Involuntary full rematerialization' in warnings_of_xla()
+
+
+def test_collectives_are_those_of_the_layout(warnings_of_xla):
     weights = {(16, 16), (16, 32), (32, 16), (V, 16)}
     assert {what for what, _ in collectives({'data': 8})} == {'all-reduce'}
     sharded = collectives({'fsdp': 8})
@@ -179,10 +200,10 @@ def test_collectives_are_those_of_the_layout(capfd):
     context = collectives({'data': 2, 'context': 4}, repeat=5)
     assert {what for what, _ in context} == {'all-reduce', 'collective-permute'}  # keys travel; gradients and sums are added up
     assert not any({5 * T, V} & {*shape} for what, shape in context if what == 'collective-permute')
-    assert 'rematerialization' not in capfd.readouterr().err
+    assert 'rematerialization' not in warnings_of_xla()
 
 
-def test_collectives_of_stages(capfd):
+def test_collectives_of_stages(warnings_of_xla):
     microbatch = (1, T, 16)  # on one device
     gpipe = collectives(WIDE)
     assert {what for what, _ in gpipe} == {'all-reduce', 'collective-permute'}  # no parameter leaves its stage
@@ -192,7 +213,7 @@ def test_collectives_of_stages(capfd):
     # Layers lie in the order of the stack; those of the rounds change places, once a step, and no stage gets more than it computes.
     assert {what for what, _ in circular} == {'all-reduce', 'collective-permute', 'all-to-all'}
     assert {shape for what, shape in circular if what == 'collective-permute'} == {microbatch}
-    assert 'rematerialization' not in capfd.readouterr().err
+    assert 'rematerialization' not in warnings_of_xla()
 
 
 def test_an_axis_that_the_mesh_lacks_splits_nothing():
@@ -239,6 +260,13 @@ def test_a_dimension_that_does_not_divide_is_named_with_one_that_does():
 def test_meshes_that_cannot_be(sizes, says):
     with pytest.raises(BadInput, match=says):
         shard.make_mesh(sizes)
+
+
+def test_a_rule_that_matches_nothing_is_refused():
+    state = jax.eval_shape(lambda: init_state(make, {}, data('llama')[1], 0))
+    rules = ((r'blok/.*kernel$', ('fsdp', None)), *layouts.standard())
+    with pytest.raises(BadInput, match=r'sharding rule .blok.* matches no parameter; there are decoder/'):
+        shard.state_shardings(state, rules, shard.make_mesh({'fsdp': 8}))
 
 
 def test_an_axis_that_would_split_nothing_is_refused():
@@ -309,6 +337,16 @@ def test_dry_run_shows_layouts_and_collectives(root, tmp_path, monkeypatch, caps
     assert re.search(r'decoder/final_norm/scale +\(16,\) +everywhere +64 B', told)
     assert re.search(r'a step has \d+ all-gather, .* kB in all', told)
     assert not (tmp_path / 'none').exists()
+
+
+def test_dry_run_of_a_ring_in_stages_on_devices_that_the_config_asks_for(root):
+    sizes = ['--config.cpu_devices=4', '--config.mesh.stage=2', '--config.mesh.context=2', '--config.model.vocab_size=16']
+    lmx = [sys.executable, '-m', 'lmx.cli', 'train', '--config=tests/tiny.py', '--dry_run', *sizes]
+    told = subprocess.run(lmx, cwd=root, check=True, capture_output=True, text=True).stdout
+    assert told.startswith('mesh context 2 x stage 2: 4 cpu device(s)')
+    assert re.search(r'decoder/blocks/attention/query/kernel +\(2, 16, 16\) +stage - - +1.02 kB', told)
+    assert 'collective-permute' in told
+    assert 'all-gather' not in told
 
 
 def test_collectives_in_loops_count_as_often():
