@@ -205,9 +205,9 @@ def _train(v: Flags, rest: list[str], overrides: list[str]) -> int:
     from lmx.run.parts import set_up_jax
     from lmx.train import hosts
 
+    set_up_jax(config)  # before anybody counts devices or processes
     job = hosts.find(v.coordinator, v.processes, v.process)
     if job is not None:
-        set_up_jax(config)
         hosts.join(job, spec.to_json(config), v.join_timeout)
     workdir = v.workdir or hosts.broadcast(f'runs/{name}-{time.strftime("%Y%m%d-%H%M%S")}')
     if v.dry_run:

@@ -142,11 +142,12 @@ def _off(value: Any) -> bool:
 
 
 def _chunked(x: Array, axis: int, chunk: int) -> Array:
-    """Splits an axis, padded with zeros, into chunks: [..., T, ...] -> [T / chunk, ..., chunk, ...]."""
+    """Splits an axis, padded with zeros, into chunks: [..., T, ...] -> [T / chunk, ..., chunk, ...], positions dealt out in turn, so that
+    every chunk has some of each device's."""
     axis %= x.ndim
     count = -(-x.shape[axis] // chunk)
     padded = jnp.pad(x, [(0, count * chunk - size if index == axis else 0) for index, size in enumerate(x.shape)])
-    return jnp.moveaxis(padded.reshape(*x.shape[:axis], count, chunk, *x.shape[axis + 1 :]), axis, 0)
+    return jnp.moveaxis(padded.reshape(*x.shape[:axis], chunk, count, *x.shape[axis + 1 :]), axis + 1, 0)
 
 
 def merge(*parts: Sums) -> dict[str, Mean]:

@@ -38,7 +38,7 @@ def llama(
     tied: bool = False,
     remat: str | None = None,
     dtype: str = 'float32',
-    implementation: str = 'xla',
+    implementation: str | None = None,
 ) -> CausalDecoder:
     """x + attention(norm(x)), then x + W_down (silu(W_gate norm(x)) * W_up norm(x)), with RMSNorm, rotary positions and no biases.
 
@@ -55,7 +55,7 @@ def llama(
       tied: the output weights are the embedding's (LLaMA 3.2).
       remat: None, 'full' or 'dots'; see `lmx.nn.stack`.
       dtype: 'float32' or 'bfloat16', what is computed in.
-      implementation: of attention; see `lmx.nn.kernels`.
+      implementation: of attention; see `lmx.nn.attention.Attention`.
 
     Raises:
       BadInput: heads that do not divide.

@@ -120,7 +120,8 @@ class Attention(nn.Module):
       softcap: of the scores; see `attention_weights`.
       qk_norm: (name=) -> a module that normalises each head of queries and keys (Henry et al. 2020, arXiv:2010.04245; Qwen3).
       kernel_init, out_init: of the kernels of query, key and value, and of out. query_init: of query, where it is another one.
-      implementation: 'xla', or a kernel of `lmx.nn.kernels`, which says what it supports.
+      implementation: 'xla', or another of `lmx.nn.kernels`, which says what it supports. None: 'ring' where the mesh splits sequences
+        (axis `context`), else 'xla'.
 
     Raises:
       BadInput: heads that do not divide, or a kernel that cannot do what is asked.
@@ -139,7 +140,7 @@ class Attention(nn.Module):
     kernel_init: Init = nn.initializers.lecun_normal()
     out_init: Init = nn.initializers.lecun_normal()
     query_init: Init | None = None
-    implementation: str = 'xla'
+    implementation: str | None = None
 
     @nn.compact
     def __call__(self, x_BTD: Array, context: Context, cache: caches.LayerCache | None = None) -> tuple[Array, caches.LayerCache | None]:
@@ -213,24 +214,20 @@ class Remember(nn.Module):
 
 
 def _output(
-    module: Any, q_BTHC: Array, k_BSKC: Array, v_BSKC: Array, scores: dict[str, Any], x_BTD: Array, implementation: str = 'xla'
+    module: Any, q_BTHC: Array, k_BSKC: Array, v_BSKC: Array, scores: dict[str, Any], x_BTD: Array, implementation: str | None = None
 ) -> Array:
     """Attends and projects to [B, T, D]; with the collection 'intermediates' asked for, the weights [B, H, T, S] go there."""
     if module.is_mutable_collection('intermediates'):
         module.sow('intermediates', 'weights', attention_weights(q_BTHC, k_BSKC, **scores))
-    function: Callable[..., Array] = attend
-    if implementation != 'xla':
-        from lmx.nn import kernels  # which needs this module
+    from lmx.nn import kernels  # which needs this module
 
+    function: Callable[..., Array] = attend
+    implementation = kernels.of_the_mesh() if implementation is None else implementation
+    if implementation != 'xla':
         function = partial(kernels.attend, implementation)
-    out_BTHC = function(q_BTHC, k_BSKC, v_BSKC, **scores, dropout=_dropout(module))
+    out_BTHC = function(q_BTHC, k_BSKC, v_BSKC, **scores, dropout=Dropout(module.dropout_rate).drawn())
     out = Linear(x_BTD.shape[-1], module.use_bias, module.out_init, name='out')
     return out(out_BTHC.reshape(*x_BTD.shape[:2], -1))
-
-
-def _dropout(module: Any) -> Callable[[Array], Array] | None:
-    layer = Dropout(module.dropout_rate)
-    return layer if layer.active else None
 
 
 def _both(a: Mask | None, b: Mask | None) -> Mask | None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from lmx.types import Array, BadInput
 
@@ -22,6 +23,20 @@ def dropout(x: Array, rate: Any, key: Array) -> Array:
     # At a traced rate of 1 nothing is kept; the bound spares the gradient a division by 0.
     scale = 65536 / jnp.maximum(65536 - limit, 1)
     return jnp.where(halves >= limit.astype(jnp.uint32), x * scale.astype(x.dtype), jnp.zeros((), x.dtype))
+
+
+class Drawn(struct.PyTreeNode):
+    """Dropout whose key is drawn: a pure function, which other transformations may take in."""
+
+    rate: Any
+    key: Array
+
+    def __call__(self, x: Array) -> Array:
+        return dropout(x, self.rate, self.key)
+
+    def fold(self, number: Array) -> Drawn:
+        """The same with a key of its own for each number."""
+        return self.replace(key=jax.random.fold_in(self.key, number))
 
 
 class Dropout(nn.Module):
@@ -41,6 +56,10 @@ class Dropout(nn.Module):
         absent = self.rate is None or (isinstance(self.rate, (int, float)) and self.rate == 0)
         return not absent and self.has_rng('dropout')
 
-    @nn.compact
     def __call__(self, x: Array) -> Array:
-        return dropout(x, self.rate, self.make_rng('dropout')) if self.active else x
+        drawn = self.drawn()
+        return x if drawn is None else drawn(x)
+
+    def drawn(self) -> Drawn | None:
+        """The dropout of this call; None where nothing is dropped."""
+        return Drawn(self.rate, self.make_rng('dropout')) if self.active else None

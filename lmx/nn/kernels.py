@@ -1,5 +1,5 @@
 """Attention by other means than XLA's own, behind one table of what each can do: cuDNN's fused attention through
-`jax.nn.dot_product_attention`, and JAX's Splash attention for TPUs (after Dao et al. 2022, arXiv:2205.14135)."""
+`jax.nn.dot_product_attention`, JAX's Splash attention for TPUs (after Dao et al. 2022, arXiv:2205.14135), and `lmx.nn.ring` on meshes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lmx.nn import attention
+from lmx.nn import attention, ring
 from lmx.nn.masks import Before, Both, Causal, Either, Mask, Segments, Window
 from lmx.types import Array, BadInput
 
@@ -137,6 +137,11 @@ def attend(
     return entry.run(q_BTHC, k_BSKC, v_BSKC, mask=mask, **indices, scale=scale, bias=bias, softcap=softcap, dropout=dropout)
 
 
+def of_the_mesh() -> str:
+    """The implementation that the mesh in scope asks for."""
+    return 'ring' if ring.devices() > 1 else 'xla'
+
+
 def cudnn(
     q_BTHC: Array, k_BSKC: Array, v_BSKC: Array, *, mask: Mask | None, scale: Any, bias: Array | None, backend: Any = 'cudnn', **_: Any
 ) -> Array:
@@ -260,6 +265,14 @@ def _cudnn_limit(length: int, keys: int, mask: Mask | None, bias: Any) -> str | 
     return None
 
 
+def _ring_limit(length: int, keys: int, mask: Mask | None, bias: Any) -> str | None:
+    pieces = ring.pieces(length, keys, mask)
+    odd = next((size for size in (length, keys) if size % pieces), None)
+    if odd is not None:
+        return f'splits a sequence into {pieces} pieces, and {odd} is no multiple of it: pad it, or take a smaller mesh axis context'
+    return None
+
+
 def _conjuncts(mask: Mask | None) -> list[Mask]:
     """The masks that `&` joins."""
     if mask is None:
@@ -324,6 +337,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
             takes=frozenset({'softcap'}),
             limit=_splash_limit,
         ),
+        Implementation(name='ring', run=ring.ring, takes=frozenset({'bias', 'softcap', 'traced softcap', 'dropout'}), limit=_ring_limit),
     )
 }
-"""By name. The kernels have not yet run on a GPU or a TPU; the tests prove what can be proved without: numbers, gradients, lowering."""
+"""By name. cuDNN's and the TPU's kernels have not yet run on a GPU or a TPU; the tests prove what can be proved without: numbers, gradients, lowering."""

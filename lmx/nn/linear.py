@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lmx.nn import partition
 from lmx.types import Array
 
 Init = Callable[..., Array]
@@ -17,8 +18,11 @@ Init = Callable[..., Array]
 def dot(x: Array, w: Array, out_dtype: Any = None) -> Array:
     """x [..., I] times w [I, O] -> [..., O] in `out_dtype`, by default x's.
 
-    The leading axes become one: XLA's CPU backend is slow at the gradient of a product over several leading axes.
+    The leading axes become one: XLA's CPU backend is slow at the gradient of a product over several leading axes. Where a mesh splits
+    positions they stay apart, since an axis made of two that are split would have to be gathered.
     """
+    if partition.splits_positions():
+        return jax.lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=out_dtype)
     out = jax.lax.dot(x.reshape(-1, x.shape[-1]), w, preferred_element_type=out_dtype)
     return out.reshape(*x.shape[:-1], w.shape[-1])
 

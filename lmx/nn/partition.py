@@ -19,8 +19,9 @@ DATA_AXES = ('data', 'fsdp')
 
 
 def rows(x: Array) -> Array:
-    """[B, ...]: rows over the data axes. Vectors that were looked up are told so, else the whole table would be gathered for them."""
-    return _constrained(x, DATA_AXES)
+    """[B, ...] or [B, T, D]: rows over the data axes, T over `context`. Vectors that were looked up are told so, else the whole table would
+    be gathered for them."""
+    return _constrained(x, DATA_AXES, *('context',) * (x.ndim > 2))
 
 
 def table(embedding: Array) -> Array:
@@ -29,13 +30,19 @@ def table(embedding: Array) -> Array:
 
 
 def residual(x_BTD: Array) -> Array:
-    """Rows over the data axes, positions over `tensor`: norms and dropout then do a part each (Korthikanti et al. 2022, arXiv:2205.05198)."""
-    return _constrained(x_BTD, DATA_AXES, *('tensor',) * (x_BTD.ndim > 2))
+    """Rows over the data axes, positions over `context` and, for norms and dropout, over `tensor` (Korthikanti et al. 2022, arXiv:2205.05198)."""
+    return _constrained(x_BTD, DATA_AXES, *(('context', 'tensor'),) * (x_BTD.ndim > 2))
 
 
 def scores(x: Array) -> Array:
-    """[B, ..., V]: rows over the data axes, the vocabulary over `tensor`, so that no device ever holds all scores of its rows."""
-    return _constrained(x, DATA_AXES, *(None,) * (x.ndim - 2), 'tensor')
+    """[B, ..., V]: rows over the data axes, the vocabulary over `tensor`, so that no device ever holds all scores of its rows; the first axis
+    between them, positions, over `context`."""
+    return _constrained(x, DATA_AXES, *('context', *(None,) * (x.ndim - 3))[: x.ndim - 2], 'tensor')
+
+
+def splits_positions() -> bool:
+    """Whether the mesh in scope splits sequences through the whole model, over `context`."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get('context', 1) > 1
 
 
 def _constrained(x: Array, *axes: Any) -> Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lmx.nn import partition
+from lmx.nn import partition, pipeline
 from lmx.nn.attention import Context
 from lmx.nn.cache import Cache, LayerCache, Memory
 from lmx.nn.dropout import Dropout
@@ -176,6 +176,8 @@ def scan(
 ) -> tuple[Array, LayerCache | None]:
     """x through `num_layers` layers of the shape of `block`, each with parameters, dropout, a cache and a memory [L, ...] of its own.
 
+    On a mesh with stages by `lmx.nn.pipeline`, except where parameters are made, and where a cache or intermediates are to be kept.
+
     Args:
       first: the index of the first of them.
       remat: see `Stack`.
@@ -183,14 +185,17 @@ def scan(
     Raises:
       BadInput: an unknown remat policy.
     """
+    if remat is not None and remat not in POLICIES:
+        raise BadInput(f'remat {remat!r} is unknown; there are None, {", ".join(map(repr, POLICIES))}')
+    schedule = pipeline.current()
+    if schedule and cache is None and not block.is_initializing() and not block.is_mutable_collection('intermediates'):
+        return _pipelined(block, x_BTD, context, memory, jnp.arange(first, first + num_layers, dtype=jnp.int32), remat, schedule), None
 
     def layer(block: nn.Module, x_BTD: Array, context: Context, index: Array, cache: Any, memory: Any) -> tuple[Array, LayerCache | None]:
         x_BTD, cache = block(partition.residual(x_BTD), context.replace(layer=index), cache, memory)
         return partition.residual(x_BTD), cache
 
     if remat is not None:
-        if remat not in POLICIES:
-            raise BadInput(f'remat {remat!r} is unknown; there are None, {", ".join(map(repr, POLICIES))}')
         layer = nn.remat(layer, policy=POLICIES[remat], prevent_cse=False)
     layers = nn.scan(
         layer,
@@ -203,6 +208,35 @@ def scan(
         unroll=num_layers if jax.default_backend() == 'cpu' else 1,
     )
     return layers(block, x_BTD, context, jnp.arange(first, first + num_layers, dtype=jnp.int32), cache, memory)
+
+
+def _pipelined(
+    block: nn.Module,
+    x_BTD: Array,
+    context: Context,
+    memory: LayerCache | None,
+    index_L: Array,
+    remat: str | None,
+    schedule: pipeline.Schedule,
+) -> Array:
+    """`scan` in stages. What layers sow is summed over layers, as whoever reads it does."""
+    pure = block.clone(parent=None)
+    key = block.make_rng('dropout') if block.has_rng('dropout') else None
+
+    def layer(own: Any, x_BTD: Array, shared: Any, memory: Any, microbatch: Array) -> tuple[Array, Any]:
+        (params, index), (context, key) = own, shared
+        rngs = None if key is None else {'dropout': jax.random.fold_in(jax.random.fold_in(key, index), microbatch)}
+        call = (partition.residual(x_BTD), context.replace(layer=index), None, memory)
+        (x_BTD, _), kept = pure.apply({'params': params}, *call, rngs=rngs, mutable=['losses'])
+        return partition.residual(x_BTD), kept.get('losses', {})
+
+    if remat is not None:
+        layer = jax.checkpoint(layer, policy=POLICIES[remat], prevent_cse=False)
+    shared = (context.replace(layer=jnp.zeros((), jnp.int32)), key)
+    x_BTD, sown = pipeline.pipelined(layer, (block.variables['params'], index_L), x_BTD, shared, memory, schedule)
+    for name, losses in sown.items() if block.is_mutable_collection('losses') else ():
+        block.put_variable('losses', name, losses)
+    return x_BTD
 
 
 def remember(module: nn.Module, states_BSD: Array, *, num_layers: int) -> LayerCache:

@@ -23,7 +23,9 @@ def base() -> ConfigDict:
     c.steps = 1000
     c.batch_size = 32  # examples per step, over all devices and microbatches
     c.accumulate = 1  # microbatches per step
-    c.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1, 'expert': 1}  # axis -> devices; -1 takes what is left. See lmx.train.layouts
+    # axis -> devices; -1 takes what is left. See lmx.train.layouts
+    c.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1, 'context': 1, 'expert': 1, 'stage': 1}
+    c.pipeline = {'microbatches': None, 'rounds': 1}  # over mesh.stage; None = as many as stages; 1 = GPipe, more = circular
     c.rules = layouts.standard()  # (regex over parameter paths, mesh axes from the right); the first match wins
     c.parallel = 'mesh'  # or 'pmap': data parallelism alone, see lmx.train.pmap
     c.cpu_devices = 1  # simulated devices when there is nothing but a CPU

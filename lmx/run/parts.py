@@ -14,6 +14,7 @@ import numpy as np
 
 from lmx import spec
 from lmx.data import pipeline
+from lmx.nn import pipeline as staged
 from lmx.train import pmap, shard
 from lmx.train.init import flat
 from lmx.train.state import init_carry, init_state
@@ -52,7 +53,9 @@ class Parts:
     @functools.cached_property
     def mesh(self) -> Any:
         mesh = shard.make_mesh(dict(self.config.mesh), self.devices)
-        shard.check_batch(self.config.batch_size, self.config.accumulate, mesh)
+        stages = mesh.shape.get('stage', 1)
+        microbatches = staged.scheduled(stages, **self.config.get('pipeline', {})).microbatches if stages > 1 else 1
+        shard.check_batch(self.config.batch_size, self.config.accumulate, mesh, microbatches)
         return mesh
 
     def records(self, split: str) -> Any:
@@ -173,13 +176,21 @@ class Parts:
         base = None if self.adapter is None else flat(self.abstract_params())
         if self.config.parallel == 'pmap':
             pmap.check(self.mesh, self.task, self.carries)
-        _, sums = jax.eval_shape(self._train_step, state, self.batch_shapes, self.values, base)
+        step = jax.make_jaxpr(self._train_step, return_shape=True)
+        program, (_, sums) = self._on_mesh(step, state, self.batch_shapes, self.values, base)
+        split = self.mesh.shape.get('context', 1)
+        if split > 1 and 'shard_map' not in str(program):
+            raise BadInput(
+                f'mesh axis context={split} splits attention, and {self.config.model.call} has none that it can; use mesh.context=1'
+            )
         if not any(name.startswith('loss/') for name in sums):
             raise BadInput(f'the task returns no loss/* to minimise, only {", ".join(sums)}')
         if self.carries and not jax.tree.leaves(state.carry):
             raise BadInput(f'the data is read in streams, and {self.config.model.call} carries no state; use windows=packing.concatenated')
         if self.carries and self.config.accumulate > 1:
             raise BadInput(f'accumulate {self.config.accumulate}: state is carried from batch to batch; use accumulate=1')
+        if self.mesh.shape.get('stage', 1) > 1 and not self.task.additive:
+            raise BadInput('mesh.stage > 1 cuts a batch into microbatches, and this task couples its examples; use mesh.stage=1')
         if self.config.accumulate > 1 and not self.task.additive:
             raise BadInput(f'accumulate {self.config.accumulate}: this task couples the examples of a batch; use accumulate=1')
 
@@ -213,7 +224,7 @@ class Parts:
         return lambda state, batch, values: self._on_mesh(function, state, batch, values, self.frozen)
 
     def _on_mesh(self, compiled: Any, *args: Any) -> Any:
-        with jax.set_mesh(self.mesh):  # for `lmx.nn.partition`
+        with jax.set_mesh(self.mesh), staged.asking(**self.config.get('pipeline', {})):  # for `lmx.nn.partition` and `lmx.nn.pipeline`
             return compiled(*args)
 
     def _train_step(self, state: Any, batch: Any, values: Mapping[str, Any], base: Any, axis_name: str | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lmx import trees
 from lmx.nn.partition import DATA_AXES
+from lmx.train import layouts as ready
 from lmx.types import BadInput
 
 AXES = ('trial', 'data', 'fsdp', 'tensor', 'context', 'expert', 'stage')
@@ -57,13 +59,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Refuses a batch size that does not divide over microbatches and data shards; names the nearest ones that do."""
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh, pipelined: int = 1) -> None:
+    """Refuses a batch size that does not divide over data shards, microbatches and each one's `pipelined` ones; names the nearest that do."""
     shards = math.prod(mesh.shape[axis] for axis in DATA_AXES if axis in mesh.shape)
-    unit = accumulate * shards
+    unit = accumulate * shards * pipelined
     if batch_size % unit:
         below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
         what = f'{shards} devices' + (f' x {accumulate} microbatches' if accumulate > 1 else '')
+        what += f' x {pipelined} microbatches of the pipeline' if pipelined > 1 else ''
         tries = f'{below} or {above}' if below else f'{above}'
         raise BadInput(f'batch_size {batch_size} is not divisible by {what}; try {tries}')
 
@@ -89,16 +92,21 @@ def state_shardings(state: Any, rules: Sequence[tuple[str, Sequence[Any]]], mesh
     """The layout of a TrainState (shapes suffice): parameters by the rules, optimizer state like the parameter it belongs to.
 
     Args:
-      rules: ((regex over parameter paths, axes), ...); the first match wins; axes count from the right of the shape, so that stacked
-        layers need no rule of their own; () replicates.
+      rules: ((regex over parameter paths, axes), ...); the first match wins; axes count from the right of the shape, so that
+        stacked layers need no rule of their own, and those before '...' from the left; () replicates.
 
     Raises:
-      BadInput: no rule matches a parameter, an axis is unknown, or does not divide the dimension. One that the mesh lacks splits nothing.
+      BadInput: no rule matches a parameter, a rule of one's own matches none, an axis is unknown, or does not divide the dimension. One
+        that the mesh lacks splits nothing.
     """
+    for regex in {regex for regex, _ in rules} - {regex for regex, _ in ready.standard()}:
+        if not any(re.search(regex, name) for name, _ in _named(state.params)):
+            some = ', '.join(name for name, _ in _named(state.params)[:4])
+            raise BadInput(f'sharding rule {regex!r} in config.rules matches no parameter; there are {some}, ...')
     layouts = dict(_named(param_shardings(state.params, rules, mesh)))
     used = {part for layout in layouts.values() for parts in layout.spec for part in ([parts] if isinstance(parts, str) else parts or ())}
     for axis, size in mesh.shape.items():
-        if size > 1 and axis not in used | set(DATA_AXES):
+        if size > 1 and axis not in used | {*DATA_AXES, 'context'}:
             raise BadInput(f'mesh axis {axis!r} of size {size} splits no parameter; take config.mesh.{axis}=1, or name it in config.rules')
     shapes = {name: leaf.shape for name, leaf in _named(state.params)}
 
@@ -120,9 +128,12 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _layout(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: Mesh) -> NamedSharding:
-    if len(axes) > len(shape):
+    cut = axes.index('...') if '...' in axes else 0
+    left, right = tuple(axes[:cut]), tuple(axes[cut + 1 :] if '...' in axes else axes)
+    if len(left + right) > len(shape):
         raise BadInput(f'sharding rule {tuple(axes)} has more axes than parameter {name!r} of shape {shape}')
-    full = (None,) * (len(shape) - len(axes)) + tuple(_present(axis, mesh) for axis in axes)
+    between = (None,) * (len(shape) - len(left + right))
+    full = tuple(_present(axis, mesh) for axis in left + between + right)
     for size, parts in zip(shape, full):
         count = math.prod(mesh.shape[part] for part in parts or ())
         if size % count:

@@ -24,6 +24,7 @@ RESUMABLE = (
     'accumulate',
     'mesh',
     'rules',
+    'pipeline',
     'parallel',
     'cpu_devices',
     'every',

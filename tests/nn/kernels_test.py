@@ -53,6 +53,7 @@ HERE = {
     'xla': IMPLEMENTATIONS['xla'],
     'cudnn': dataclasses.replace(IMPLEMENTATIONS['cudnn'], platforms=(), dtypes=(), run=partial(kernels.cudnn, backend='xla')),
     'tpu': dataclasses.replace(IMPLEMENTATIONS['tpu'], platforms=(), run=partial(kernels.splash, block=128, interpret=True)),
+    'ring': IMPLEMENTATIONS['ring'],  # on one device; on eight in ring_test
 }
 TPU_REFUSES = {name for name in MASKS if '|' in name}
 
@@ -102,6 +103,7 @@ DOES = {
     'xla': set(FEATURES),
     'cudnn': {'bias', 'broadcast bias', 'scale'},
     'tpu': {'softcap', 'scale'},
+    'ring': set(FEATURES) - {'own index'},
 }
 
 
@@ -153,7 +155,7 @@ def test_a_traced_scale(name):
 
 
 LIMITS = {
-    'unknown': ('flash', {}, 'there are xla, cudnn, tpu'),
+    'unknown': ('flash', {}, 'there are xla, cudnn, tpu, ring'),
     'cudnn platform': ('cudnn', {'platform': 'cpu'}, 'runs on gpu, not on cpu'),
     'cudnn dtype': ('cudnn', {'dtype': jnp.float32}, 'not float32: compute in bfloat16'),
     'cudnn head_dim': ('cudnn', {'channels': 12}, 'multiple of 8 up to 128, not 12'),

@@ -3,6 +3,8 @@
 import functools
 import json
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 
 from lmx import models, objectives, optim, run, spec, trees
 from lmx.cli import main
-from lmx.nn import heads
+from lmx.nn import heads, pipeline
 from lmx.run import dry_run
 from lmx.run.config import load
+from lmx.run.parts import Parts
 from lmx.train import layouts, pmap, shard
 from lmx.train.state import bind, init_params, init_state
 from lmx.train.step import train_step
@@ -27,60 +30,75 @@ MESHES = {
     'tensor': {'data': 4, 'tensor': 2},
     'product': {'data': 2, 'fsdp': 2, 'tensor': 2},
     'expert': {'fsdp': 2, 'tensor': 2, 'expert': 2},
+    'context': {'data': 2, 'tensor': 2, 'context': 2},
 }
+ATTENTION = {**DECODERS, **ENCODERS, **SEQ2SEQ}
+OWN = {('mixtral', 'expert'), ('mistral', 'context'), ('modernbert', 'context'), ('t5_1_1', 'context')}
 
 
 def pairs():
-    """All pairs under `-m full`; by default each family takes turns with the meshes, and mixtures of experts also their own."""
+    """All pairs under `-m full`; by default each family takes turns with the meshes, and those that a mesh is made for take it."""
     for row, name in enumerate(FAMILIES):
         for column, mesh in enumerate(MESHES):
-            chosen = column == row % len(MESHES) or (name, mesh) == ('mixtral', 'expert')
+            chosen = column == row % len(MESHES) or (name, mesh) in OWN
             yield pytest.param(name, mesh, marks=() if chosen else pytest.mark.full)
 
 
-def built(name):
-    make = FAMILIES[name]
+def built(name, **changes):
+    make = functools.partial(FAMILIES[name], **changes)
     targets = {'target_vocab_size': V} if 'target_vocab_size' in make.keywords else {}
     headed = {'head': heads.masked_lm()} if name in ENCODERS else {}
     return make(vocab_size=V, **targets, **headed)
 
 
 def data(name) -> tuple:
-    """(objective, batch), with padding, so that no two rows count the same."""
+    """(objective, batch), with padding, so that no two rows count the same, and two packed segments where a family can tell them apart."""
     draw = np.random.default_rng(0)
     tokens, lengths = draw.integers(1, V, (B, T + 1), np.int32), draw.integers(2, T + 1, B)
     real = (np.arange(T) < lengths[:, None]).astype(np.int32)
     weights = real.astype(np.float32)
+    segments = real + real * (np.arange(T) >= lengths[:, None] // 2) * (name in ATTENTION)
+    packed = {'segments': segments} if name in ATTENTION else {}
     if name in ENCODERS:
         places = np.sort(draw.permuted(np.tile(np.arange(2), (B, 1)), axis=1), axis=1).astype(np.int32)
-        batch = {'tokens': tokens[:, :T], 'segments': real, 'places': places, 'targets': tokens[:, :2], 'weights': weights[:, :2]}
+        batch = {'tokens': tokens[:, :T], 'segments': segments, 'places': places, 'targets': tokens[:, :2], 'weights': weights[:, :2]}
         return objectives.masked_token, batch
-    batch = {'inputs': tokens[:, :T], 'targets': tokens[:, 1:], 'weights': weights}
+    batch = {'inputs': tokens[:, :T], 'targets': tokens[:, 1:], 'weights': weights, **packed}
     if name in SEQ2SEQ or name in ONE_PAIR_A_ROW:
-        return objectives.seq2seq, {**batch, 'source': tokens[:, ::-1][:, :T], 'source_segments': real}
+        return objectives.seq2seq, {**batch, 'source': tokens[:, ::-1][:, :T], 'source_segments': segments}
     return objectives.next_token, batch
 
 
 @functools.cache
-def first_params(name):
+def first_params(name, **changes):
     objective, batch = data(name)
-    return jax.jit(lambda: init_params(built(name), objective, batch, jax.random.key(0)))()
+    return jax.jit(lambda: init_params(built(name, **changes), objective, batch, jax.random.key(0)))()
 
 
-def gradients(name, params, batch):
+def gradients(name, params, batch, **changes):
     """(sums, gradients) of the objective, compiled."""
     objective, _ = data(name)
 
     def loss(params, batch):
-        sums = objective(bind(built(name), params), batch)
+        sums = objective(bind(built(name, **changes), params), batch)
         return sum(mean.total / mean.count for key, mean in sums.items() if key.startswith('loss/')), sums
 
     return jax.jit(jax.grad(loss, has_aux=True))(params, batch)
 
 
 @functools.cache
-def alone(name):
-    return gradients(name, first_params(name), data(name)[1])
+def alone(name, **changes):
+    return gradients(name, first_params(name, **changes), data(name)[1], **changes)
+
+
+def assert_alike(found, alone):
+    """(gradients, sums) of a mesh and of one device."""
+    (grads, sums), (theirs, expected) = found, alone
+    # Float32 sums over devices come in another order; gradients are of order 1 and below.
+    for path, leaf in jax.tree_util.tree_leaves_with_path(theirs):
+        ours = functools.reduce(lambda tree, key: tree[key.key], path, grads)
+        np.testing.assert_allclose(ours, leaf, rtol=1e-4, atol=1e-5, err_msg=trees.path_name(path))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), sums, expected)
 
 
 @pytest.mark.usefixtures('quick_compilation')
@@ -91,23 +109,51 @@ def test_a_mesh_equals_one_device(name, mesh):
     split = [leaf.spec for leaf in jax.tree.leaves(where) if any(leaf.spec)]
     assert bool(split) == (mesh != 'data')  # else there would be nothing to compare
     with jax.set_mesh(layout):
-        grads, sums = gradients(name, jax.device_put(first_params(name), where), shard.put_batch(data(name)[1], layout))
-    theirs, expected = alone(name)
-    # Float32 sums over devices come in another order; gradients are of order 1 and below.
-    for path, leaf in jax.tree_util.tree_leaves_with_path(theirs):
-        ours = functools.reduce(lambda tree, key: tree[key.key], path, grads)
-        np.testing.assert_allclose(ours, leaf, rtol=1e-4, atol=1e-5, err_msg=trees.path_name(path))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), sums, expected)
+        found = gradients(name, jax.device_put(first_params(name), where), shard.put_batch(data(name)[1], layout))
+    assert_alike(found, alone(name))
 
 
-def make(values):
-    model = models.llama(vocab_size=V, dim=16, num_layers=2, num_heads=4, num_kv_heads=4, mlp_dim=32)
+GPIPE, DEEP = {'microbatches': None, 'rounds': 1}, {'data': 2, 'stage': 4}
+WIDE, PRODUCT, LONG = {'data': 4, 'stage': 2}, {'fsdp': 2, 'tensor': 2, 'stage': 2}, {'data': 2, 'context': 2, 'stage': 2}
+STAGES = {
+    'two': ('llama', WIDE, GPIPE, {}),
+    'four': ('gpt', DEEP, GPIPE, {'num_layers': 4}),
+    'circular': ('llama', WIDE, {'microbatches': None, 'rounds': 2}, {'num_layers': 4, 'remat': 'full'}),
+    'memory': ('transformer', WIDE, GPIPE, {'remat': 'dots'}),
+    'experts': ('mixtral', WIDE, GPIPE, {}),
+    'product': ('llama', PRODUCT, {'microbatches': 4, 'rounds': 1}, {}),
+    'ring': ('llama', LONG, GPIPE, {}),
+    **{f'{name} in two': (name, WIDE, GPIPE, {}) for name in ATTENTION},
+    **{f'{name} in circles': (name, WIDE, {'microbatches': 2, 'rounds': 2}, {'num_layers': 4}) for name in ATTENTION},
+}
+UNEVEN = ('modernbert', 'pre_norm', 't5_1_1')  # three layers in one of their stacks
+
+
+@pytest.mark.usefixtures('quick_compilation')
+@pytest.mark.parametrize(
+    'case',
+    [pytest.param(case, marks=pytest.mark.full if ' in ' in case else ()) for case in STAGES if not case.startswith(UNEVEN)],
+)
+def test_stages_equal_one_device(case):
+    name, sizes, asked, changes = STAGES[case]
+    layout, params = shard.make_mesh(sizes), first_params(name, **changes)
+    where = shard.param_shardings(params, layouts.standard(), layout)
+    blocks = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(where) if 'blocks' in trees.path_name(path)]
+    assert all(leaf.spec[0] == 'stage' for leaf in blocks)
+    with jax.set_mesh(layout), pipeline.asking(**asked):
+        found = gradients(name, jax.device_put(params, where), shard.put_batch(data(name)[1], layout), **changes)
+    assert_alike(found, alone(name, **{key: value for key, value in changes.items() if key != 'remat'}))
+
+
+def make(values, num_layers=2):
+    model = models.llama(vocab_size=V, dim=16, num_layers=num_layers, num_heads=4, num_kv_heads=4, mlp_dim=32)
     return model, objectives.next_token, optim.optimizer(rule=optim.adam(), schedule=1e-2, clip_norm=1.0)
 
 
-def collectives(sizes) -> set[tuple[str, tuple[int, ...]]]:
-    """(operation, shape) of every collective in the compiled train step."""
-    layout, batch = shard.make_mesh(sizes), data('llama')[1]
+def collectives(sizes, repeat=1, make=make) -> set[tuple[str, tuple[int, ...]]]:
+    """(operation, shape) of every collective of numbers in the compiled train step, on rows of `repeat` times T tokens; not of ids, masks and
+    positions, which are small."""
+    layout, batch = shard.make_mesh(sizes), {name: np.tile(array, (1, repeat)) for name, array in data('llama')[1].items()}
     state = jax.eval_shape(lambda: init_state(make, {}, batch, 0))
     where = shard.state_shardings(state, layouts.standard(), layout)
     state = jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, where)
@@ -116,11 +162,30 @@ def collectives(sizes) -> set[tuple[str, tuple[int, ...]]]:
     with jax.set_mesh(layout):
         step = jax.jit(functools.partial(train_step, make=make), out_shardings=(where, shard.replicated(layout)))
         text = step.lower(state, batch, {}).compile().as_text()
-    found = re.findall(r'= \(?\w+\[([\d,]*)\].* (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(', text)
+    found = re.findall(r'= \(?f32\[([\d,]*)\].* (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(', text)
     return {(what, tuple(int(size) for size in shape.split(',') if size)) for shape, what in found}
 
 
-def test_collectives_are_those_of_the_layout(capfd):
+@pytest.fixture
+def warnings_of_xla(capfd):
+    """() -> what the compiler has said; nothing is kept in the compilation cache, out of which a program comes without its warnings."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1e9)
+    yield lambda: capfd.readouterr().err
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', before)
+
+
+def test_a_rematerialization_would_be_seen(warnings_of_xla):
+    def moved(x):
+        one = jax.lax.with_sharding_constraint(jax.numpy.sin(x), jax.sharding.PartitionSpec(('data', 'tensor')))
+        return jax.lax.with_sharding_constraint(jax.numpy.sin(one), jax.sharding.PartitionSpec(None, None, 'data'))
+
+    with jax.set_mesh(shard.make_mesh({'data': 4, 'tensor': 2})):
+        jax.jit(moved).lower(jax.ShapeDtypeStruct((8, 8, 8), np.float32)).compile()
+    assert 'Involuntary full rematerialization' in warnings_of_xla()
+
+
+def test_collectives_are_those_of_the_layout(warnings_of_xla):
     weights = {(16, 16), (16, 32), (32, 16), (V, 16)}
     assert {what for what, _ in collectives({'data': 8})} == {'all-reduce'}
     sharded = collectives({'fsdp': 8})
@@ -132,7 +197,23 @@ def test_collectives_are_those_of_the_layout(capfd):
     assert gathered == {(4, T, 16), (4, T, 4)}  # the residual stream; and the best of each quarter of the vocabulary
     assert not any(V in shape or V // 4 in shape for _, shape in megatron)
     assert not {what for what, _ in collectives({'data': 2, 'fsdp': 2, 'tensor': 2})} - {'all-reduce', 'all-gather'}
-    assert 'rematerialization' not in capfd.readouterr().err
+    context = collectives({'data': 2, 'context': 4}, repeat=5)
+    assert {what for what, _ in context} == {'all-reduce', 'collective-permute'}  # keys travel; gradients and sums are added up
+    assert not any({5 * T, V} & {*shape} for what, shape in context if what == 'collective-permute')
+    assert 'rematerialization' not in warnings_of_xla()
+
+
+def test_collectives_of_stages(warnings_of_xla):
+    microbatch = (1, T, 16)  # on one device
+    gpipe = collectives(WIDE)
+    assert {what for what, _ in gpipe} == {'all-reduce', 'collective-permute'}  # no parameter leaves its stage
+    assert {shape for what, shape in gpipe if what == 'collective-permute'} == {microbatch}
+    with pipeline.asking(rounds=2):
+        circular = collectives(WIDE, make=functools.partial(make, num_layers=4))
+    # Layers lie in the order of the stack; those of the rounds change places, once a step, and no stage gets more than it computes.
+    assert {what for what, _ in circular} == {'all-reduce', 'collective-permute', 'all-to-all'}
+    assert {shape for what, shape in circular if what == 'collective-permute'} == {microbatch}
+    assert 'rematerialization' not in warnings_of_xla()
 
 
 def test_an_axis_that_the_mesh_lacks_splits_nothing():
@@ -181,6 +262,13 @@ def test_meshes_that_cannot_be(sizes, says):
         shard.make_mesh(sizes)
 
 
+def test_a_rule_that_matches_nothing_is_refused():
+    state = jax.eval_shape(lambda: init_state(make, {}, data('llama')[1], 0))
+    rules = ((r'blok/.*kernel$', ('fsdp', None)), *layouts.standard())
+    with pytest.raises(BadInput, match=r'sharding rule .blok.* matches no parameter; there are decoder/'):
+        shard.state_shardings(state, rules, shard.make_mesh({'fsdp': 8}))
+
+
 def test_an_axis_that_would_split_nothing_is_refused():
     layout = shard.make_mesh({'data': 4, 'expert': 2})
     state = jax.eval_shape(lambda: init_state(make, {}, data('llama')[1], 0))
@@ -198,9 +286,44 @@ def tiny(**mesh):
 
 def test_runs_on_other_meshes_end_alike(root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
-    one, other = (run.train(tiny(**mesh), tmp_path / name)['validation'] for name, mesh in (('a', {}), ('b', {'fsdp': 2, 'tensor': 2})))
+    one, other = (run.train(tiny(**mesh), tmp_path / name)['validation'] for name, mesh in (('a', {}), ('b', {'fsdp': 2, 'context': 2})))
     assert one['loss'] == pytest.approx(other['loss'], rel=1e-5)  # four updates of Adam in float32
     assert 'fsdp' in spec.from_json((tmp_path / 'b' / 'config.json').read_text()).mesh
+
+
+def test_a_run_in_stages_ends_alike_and_goes_on_without(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    whole = tiny()
+    run.train(whole, tmp_path / 'whole')
+    staged = tiny(stage=2)
+    staged.steps, staged.batch_size, staged.pipeline.rounds = 2, 8, 1
+    with staged.ignore_type():
+        staged.optim.schedule.steps = 4
+    run.train(staged, tmp_path / 'staged')
+    staged.steps, staged.mesh.stage = 4, 1
+    run.train(staged, tmp_path / 'staged')
+    one, other = (
+        [json.loads(line)['loss'] for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()] for name in ('whole', 'staged')
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-5)  # four updates of Adam in float32
+
+
+@pytest.mark.parametrize(
+    ('mesh', 'change', 'says'),
+    [
+        ({'stage': 4}, {}, 'of shape .*: 2 is not divisible by the 4 devices of mesh axis stage; give 4'),
+        ({'stage': 2}, {'pipeline.rounds': 2}, '2 layers are not divisible by 2 stages x 2 rounds; take 4 layers'),
+        ({'stage': 2}, {'pipeline.microbatches': 3}, 'batch_size 8 is not divisible by 4 devices x 3 microbatches of the pipeline; try 12'),
+        ({'stage': 2}, {'pipeline.microbatches': 1}, 'pipeline.microbatches 1 are fewer than the 2 stages'),
+    ],
+)
+def test_pipelines_that_cannot_be(root, monkeypatch, mesh, change, says):
+    monkeypatch.chdir(root)
+    config = tiny(**mesh)
+    with config.ignore_type():
+        config.update_from_flattened_dict(change)
+    with pytest.raises(BadInput, match=says):
+        Parts(spec.finish(config)).check()
 
 
 def test_dry_run_shows_layouts_and_collectives(root, tmp_path, monkeypatch, capsys):
@@ -216,6 +339,16 @@ def test_dry_run_shows_layouts_and_collectives(root, tmp_path, monkeypatch, caps
     assert not (tmp_path / 'none').exists()
 
 
+def test_dry_run_of_a_ring_in_stages_on_devices_that_the_config_asks_for(root):
+    sizes = ['--config.cpu_devices=4', '--config.mesh.stage=2', '--config.mesh.context=2', '--config.model.vocab_size=16']
+    lmx = [sys.executable, '-m', 'lmx.cli', 'train', '--config=tests/tiny.py', '--dry_run', *sizes]
+    told = subprocess.run(lmx, cwd=root, check=True, capture_output=True, text=True).stdout
+    assert told.startswith('mesh context 2 x stage 2: 4 cpu device(s)')
+    assert re.search(r'decoder/blocks/attention/query/kernel +\(2, 16, 16\) +stage - - +1.02 kB', told)
+    assert 'collective-permute' in told
+    assert 'all-gather' not in told
+
+
 def test_collectives_in_loops_count_as_often():
     layout = shard.make_mesh({'data': 8})
     whole, split = shard.replicated(layout), shard.batch_sharding(layout)
@@ -229,6 +362,20 @@ def test_collectives_in_loops_count_as_often():
     body = text.replace('"known_trip_count":{"n":"5"}', '"known_trip_count":{"n":"50"}')
     inside = {name: dry_run.collectives(body)[name][0] - count for name, (count, _) in outside.items()}
     assert all(extra % 45 == 0 for extra in inside.values())
+
+
+def test_context_is_refused_where_nothing_attends(root, monkeypatch):
+    monkeypatch.chdir(root)
+    config = tiny(data=4, context=2)
+    config.model = spec.spec(models.rnn_lm, vocab_size=16, dim=16, num_layers=1)
+    with pytest.raises(BadInput, match=r'mesh axis context=2 splits attention, and .*rnn_lm has none that it can'):
+        Parts(spec.finish(config)).check()
+
+
+def test_context_is_refused_for_lengths_that_it_does_not_divide(root, monkeypatch):
+    monkeypatch.chdir(root)
+    with pytest.raises(BadInput, match="'ring' splits a sequence into 16 pieces, and 24 is no multiple of it"):
+        Parts(spec.finish(tiny(context=8))).check()
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])
