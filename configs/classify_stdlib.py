@@ -17,7 +17,14 @@ from lmx.tasks.text_classification import labelled
 PACKAGES = ('asyncio', 'email', 'importlib', 'logging', 'mailbox', 'multiprocessing', 'tkinter', 'unittest')
 SPLITS = {'train': 'train[:80%]', 'validation': 'train[80%:90%]', 'test': 'train[90%:]'}
 HEAD = spec(heads.classifier, num_classes=len(PACKAGES), dropout_rate=0.1, pool=heads.mean)
-MODELS = {'bert': models.bert, 'distilbert': models.distilbert}
+VOCAB = {'vocab_size': ref('tokenizer.vocab_size')}
+SIZES = {**VOCAB, 'dim': 128, 'num_layers': 2, 'num_heads': 4, 'max_length': ref('task.max_length'), 'head': HEAD}
+MODELS = {
+    'text_cnn': spec(models.text_cnn, **VOCAB, num_classes=len(PACKAGES)),
+    'bilstm': spec(models.bilstm, **VOCAB, num_classes=len(PACKAGES)),
+    'bert': spec(models.bert, **SIZES),
+    'distilbert': spec(models.distilbert, **SIZES),
+}
 
 
 def get_config(arg: str = '') -> ConfigDict:
@@ -35,15 +42,7 @@ def get_config(arg: str = '') -> ConfigDict:
     }
     c.tokenizer = spec(text.wordpiece, source=ref('data.train'), vocab_size=2048)
     c.task = spec(tasks.text_classification, tokenizer=ref('tokenizer'), max_length=128, labels=PACKAGES, metric=metrics.classification)
-    c.model = spec(
-        pick(MODELS, a.model),
-        vocab_size=ref('tokenizer.vocab_size'),
-        dim=128,
-        num_layers=2,
-        num_heads=4,
-        max_length=ref('task.max_length'),
-        head=HEAD,
-    )
+    c.model = pick(MODELS, a.model)
     c.optim = spec(
         optim.optimizer,
         rule=spec(optim.adam),

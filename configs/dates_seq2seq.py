@@ -5,7 +5,7 @@
 
 from ml_collections import ConfigDict
 
-from lmx import models, optim, tasks, text
+from lmx import metrics, models, optim, tasks, text
 from lmx.data import sources
 from lmx.nn.block import pre_norm
 from lmx.optim import schedules
@@ -29,9 +29,9 @@ def get_config(arg: str = '') -> ConfigDict:
     c = base()
     c.steps, c.batch_size = 600, 64
     fields = {'source': 'source', 'target': 'target'}
-    c.data = {split: spec(sources.tfds, name='lmx:dates', split=split, fields=fields) for split in ('train', 'validation')}
+    c.data = {split: spec(sources.tfds, name='lmx:dates', split=split, fields=fields) for split in ('train', 'validation', 'test')}
     c.tokenizer = spec(text.byte_level)
-    c.task = spec(tasks.text_to_text, tokenizer=ref('tokenizer'), max_source_length=32, max_target_length=16)
+    c.task = spec(tasks.text_to_text, tokenizer=ref('tokenizer'), max_source_length=32, max_target_length=16, metric=metrics.exact)
     c.model = pick(MODELS, a.model)
     c.optim = spec(
         optim.optimizer,
@@ -40,5 +40,6 @@ def get_config(arg: str = '') -> ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
     )
-    c.every = {'log': 20, 'evaluate': 200, 'checkpoint': 300}
+    c.every = {'log': 20, 'evaluate': 200, 'checkpoint': 200}
+    c.keep.best = 'validation/nll'
     return shrink(c) if a.debug else c
