@@ -12,7 +12,6 @@ from lmx.nn import heads
 from lmx.optim import schedules
 from lmx.run.config import base, shrink, start_from
 from lmx.spec import parse_arg, pick, ref, spec
-from lmx.tasks.text_classification import labelled
 
 PACKAGES = ('asyncio', 'email', 'importlib', 'logging', 'mailbox', 'multiprocessing', 'tkinter', 'unittest')
 SPLITS = {'train': 'train[:80%]', 'validation': 'train[80%:90%]', 'test': 'train[90%:]'}
@@ -36,7 +35,7 @@ def get_config(arg: str = '') -> ConfigDict:
         split: spec(
             transforms.apply,
             source=spec(sources.tfds, name='lmx:python_stdlib/functions', split=part, fields=fields),
-            steps=(spec(labelled, field='module', pattern=r'\w+', labels=PACKAGES),),
+            steps=(spec(transforms.labelled, field='module', pattern=r'\w+', labels=PACKAGES),),
         )
         for split, part in SPLITS.items()
     }

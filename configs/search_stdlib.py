@@ -17,12 +17,15 @@ def get_config(arg: str = '') -> ConfigDict:
     c = base()
     c.steps, c.batch_size = 400, 64
     c.data = {
-        split: spec(sources.tfds, name='lmx:python_stdlib/functions', split=split, fields=FIELDS)
+        split: spec(
+            transforms.apply,
+            source=spec(sources.tfds, name='lmx:python_stdlib/functions', split=split, fields=FIELDS),
+            steps=(spec(transforms.collection),),
+        )
         for split in ('train', 'validation', 'test')
     }
-    both = spec(transforms.apply, source=ref('data.train'), steps=(spec(transforms.texts, fields=('query', 'document')),))
-    c.tokenizer = spec(text.wordpiece, source=both, vocab_size=4000)
-    c.task = spec(tasks.semantic_search, tokenizer=ref('tokenizer'), max_length=96)
+    c.tokenizer = spec(text.wordpiece, source=ref('data.train'), vocab_size=4000)
+    c.task = spec(tasks.retrieval, tokenizer=ref('tokenizer'), max_length=96)
     c.model = spec(
         models.bert,
         vocab_size=ref('tokenizer.vocab_size'),

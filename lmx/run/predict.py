@@ -77,8 +77,13 @@ def predictions(
     write: Callable[[int, str], None] | None = None,
     task: Task | None = None,
     draft: tuple[Any, Any] | None = None,
+    predictor: Predictor | None = None,
 ) -> list[dict[str, Any]]:
-    """As `predict`, with a run that is already open, and a draft that is; by its own task or another."""
+    """As `predict`, with a run that is already open, and a draft that is; by its own task or another.
+
+    Args:
+      predictor: one that was made for these parts, parameters and task, whose programs are compiled already.
+    """
     task = parts.task if task is None else task
     if task.encode is None or task.predict is None or task.decode is None:
         raise BadInput(f'the task {parts.config.task.call} makes no predictions')
@@ -94,7 +99,7 @@ def predictions(
             if not skip_bad:
                 raise
             errors[index] = str(error)
-    run = _Predictor(parts, params, seed, task, draft)
+    run = predictor or Predictor(parts, params, seed, task, draft)
     found: dict[int, list[tuple[Features, Any]]] = {index: [] for index in records}
     from tqdm import tqdm
 
@@ -108,7 +113,7 @@ def predictions(
     return [made[index] if index in made else {'error': errors[index]} for index in range(len(inputs))]
 
 
-class _Predictor:
+class Predictor:
     """The compiled prediction: one compilation for every shape of features."""
 
     def __init__(self, parts: Any, params: Any, seed: int, task: Task, draft: tuple[Any, Any] | None = None):
@@ -144,13 +149,25 @@ class _Predictor:
 def _record(task: Task, item: Any, index: int) -> Record:
     if isinstance(item, str):
         first, *others = task.inputs
-        if others:
-            raise BadInput(f'input {index + 1} is a bare text; this task needs records with {", ".join(task.inputs)}')
-        return {first: item}
+        if not others:
+            return {first: item}
+        item = _fields(item)
+        if item is None:
+            wanted = ', '.join(f'"{name}": ...' for name in task.inputs)
+            raise BadInput(f'input {index + 1} is a bare text; this task needs records, {{{wanted}}}')
     for name in task.inputs:
         if name not in item:
             raise BadInput(f'input {index + 1} has no field {name!r}{nearest(name, list(item))}; this task needs {", ".join(task.inputs)}')
     return item
+
+
+def _fields(text: str) -> Record | None:
+    """A record that is written as JSON; None where it is none."""
+    with contextlib.suppress(json.JSONDecodeError):
+        value = json.loads(text)
+        if isinstance(value, dict):
+            return value
+    return None
 
 
 def _encode(task: Task, record: Record, index: int) -> Sequence[Features]:
