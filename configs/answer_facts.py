@@ -46,6 +46,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.tokenizer = spec(text.wordpiece, source=both, vocab_size=400)
     c.model = pick(MODELS, a.model)
     c.task = pick(TASKS, a.model)
+    if a.model == 'modernbert':
+        c.task.num_types = 1  # it tells no types of tokens apart
     c.optim = spec(
         optim.optimizer,
         rule=spec(optim.adam),

@@ -310,9 +310,9 @@ def _predict(v: Flags, rest: list[str], overrides: list[str]) -> None:
     options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'seed': v.seed, 'batch_size': v.batch_size}
     options |= {'skip_bad': v.skip_bad, 'draft': v.draft}
     if v.input is not None and v.output is None and v.draft is None and _streams(config):
-        print(v.input, end='', flush=True)
-        predict(v.workdir, inputs, write=lambda _, text: print(text, end='', flush=True), **options)
-        print()
+        opening = iter([v.input + ('\n' if 'template' in config.task else '')])  # an answer stands below its question
+        predict(v.workdir, inputs, write=lambda _, text: print(next(opening, '') + text, end='', flush=True), **options)
+        print(next(opening, ''))
         return
     outputs = predict(v.workdir, inputs, **options)
     if v.output is not None:

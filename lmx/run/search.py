@@ -75,13 +75,13 @@ class Searcher:
         """See `search`.
 
         Raises:
-          BadInput: an empty query, a `top` below 1.
+          BadInput: an empty query, one of unknown tokens alone, a `top` below 1.
         """
         if top < 1:
             raise BadInput(f'top {top} is below 1; ask for at least one text')
         if not all(query.strip() for query in queries):
             raise BadInput('a query is empty; give at least one word')
-        asked = jnp.asarray(self._embed(queries)[0])
+        asked = jnp.asarray(self._embed(queries, self.parts.builder('tokenizer'))[0])
         scores, places = jax.device_get(_nearest(asked, self.vectors, min(top, len(self.texts)), self.exact))
         return [
             [{'score': float(score), 'line': self.lines[place], 'text': self.texts[place]} for score, place in zip(*row)]
@@ -105,10 +105,10 @@ class Searcher:
                 )
             return arrays['vectors']
 
-    def _embed(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+    def _embed(self, texts: Sequence[str], tokenizer: Any = None) -> tuple[np.ndarray, int]:
         """(vectors [N, D], how many texts lost their end)."""
         records = [{'text': text} for text in texts]
-        made = predictions(self.parts, self.params, records, batch_size=self.batch_size, predictor=self.predictor)
+        made = predictions(self.parts, self.params, records, batch_size=self.batch_size, predictor=self.predictor, tokenizer=tokenizer)
         if 'embedding' not in made[0]:
             raise BadInput(f'the task {self.parts.config.task.call} gives no vectors; search needs lmx.tasks.semantic_search')
         return np.array([each['embedding'] for each in made], np.float32), sum('tokens_cut' in each for each in made)

@@ -81,11 +81,11 @@ def test_a_large_corpus_is_searched_approximately_unless_exactness_is_asked_for(
 
 
 def test_queries_come_from_the_input_and_are_answered_one_by_one(trained, corpus, capsys, monkeypatch):
-    monkeypatch.setattr('sys.stdin', io.StringIO('blue skies\n\n猫 кошка\n'))
+    monkeypatch.setattr('sys.stdin', io.StringIO('blue skies\n\n猫 cat\n'))
     code, out, _ = call(capsys, 'search', f'--workdir={trained}', f'--corpus={corpus}', '--top=1')
     assert code == 0
     lines = out.splitlines()
-    assert lines[::2] == ['blue skies', '猫 кошка']  # another alphabet is nothing but unknown tokens, and near to something all the same
+    assert lines[::2] == ['blue skies', '猫 cat']
     assert all(line.split()[1] in '1456' for line in lines[1::2])
 
 
@@ -103,11 +103,27 @@ def test_a_text_that_was_cut_is_said_to_be_from_the_cache_too(trained, corpus, c
         ('\n \n', ('--query=cat',), 'holds no text'),
         ('cat\n', ('--query= ',), 'a query is empty'),
         ('cat\n', ('--query=cat', '--top=0'), 'top 0 is below 1'),
+        ('cat\n', ('--query=猫 кошка',), "'猫 кошка' is nothing but unknown tokens"),
     ],
 )
 def test_refusals(trained, tmp_path, capsys, content, args, says):
     (tmp_path / 'corpus.txt').write_text(content)
     assert says in refused(capsys, 'search', f'--workdir={trained}', f'--corpus={tmp_path / "corpus.txt"}', *args)
+
+
+def test_another_alphabet_within_the_corpus_is_no_obstacle(trained, tmp_path):
+    (tmp_path / 'corpus.txt').write_text('猫\ncat\n')
+    assert {hit['line'] for hit in run.search(trained, tmp_path / 'corpus.txt', 'cat')[0]} == {1, 2}
+
+
+@pytest.mark.parametrize('given', ['', ' ', '猫猫', '猫 😀'])
+def test_a_text_that_says_nothing_is_refused_or_gets_its_error(trained, given):
+    says = 'unknown tokens' if given.strip() else 'the text is empty'
+    with pytest.raises(BadInput, match=f'input 2: .*{says}'):
+        run.predict(trained, ['cat', given])
+    made = run.predict(trained, ['cat', given, 'a mat'], skip_bad=True)
+    assert ['embedding' in each for each in made] == [True, False, True]
+    assert says in made[1]['error']
 
 
 def test_lines_that_are_no_texts_are_named(trained, tmp_path):
