@@ -19,7 +19,6 @@ FIELDS = {name: name for name in ('context', 'question', 'answers')}
 VOCAB = {'vocab_size': ref('tokenizer.vocab_size')}
 SIZES = {**VOCAB, 'dim': 96, 'num_layers': 3, 'num_heads': 4, 'dropout_rate': 0.0}
 MODELS = {
-    'modernbert': spec(models.modernbert, **SIZES, mlp_dim=256, head=spec(heads.span)),
     'bert': spec(models.bert, **SIZES, max_length=ref('task.max_length'), head=spec(heads.span)),
     'transformer': spec(models.transformer, **SIZES, mlp_dim=256, residual=pre_norm),
     't5': spec(models.t5, **SIZES, mlp_dim=256, head_dim=24),
@@ -34,11 +33,11 @@ SPAN = spec(
     metric=metrics.squad,
 )
 WRITTEN = spec(tasks.generative_question_answering, tokenizer=ref('tokenizer'), max_source_length=96, max_target_length=12)
-TASKS = {'modernbert': SPAN, 'bert': SPAN, 'transformer': WRITTEN, 't5': WRITTEN}
+TASKS = {'bert': SPAN, 'transformer': WRITTEN, 't5': WRITTEN}
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    a = parse_arg(arg, debug=False, model='modernbert')
+    a = parse_arg(arg, debug=False, model='bert')
     c = base()
     c.steps, c.batch_size = 1200, 64
     c.data = {split: spec(sources.tfds, name='lmx:facts', split=split, fields=FIELDS) for split in ('train', 'validation', 'test')}
@@ -46,8 +45,6 @@ def get_config(arg: str = '') -> ConfigDict:
     c.tokenizer = spec(text.wordpiece, source=both, vocab_size=400)
     c.model = pick(MODELS, a.model)
     c.task = pick(TASKS, a.model)
-    if a.model == 'modernbert':
-        c.task.num_types = 1  # it tells no types of tokens apart
     c.optim = spec(
         optim.optimizer,
         rule=spec(optim.adam),
