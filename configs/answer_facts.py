@@ -53,4 +53,5 @@ def get_config(arg: str = '') -> ConfigDict:
         clip_norm=1.0,
     )
     c.every = {'log': 20, 'evaluate': 200, 'checkpoint': 200}
+    c.keep.best = 'validation/loss'
     return shrink(c) if a.debug else c

@@ -16,7 +16,6 @@ from lmx.nn import heads
 from lmx.optim import schedules
 from lmx.run.config import base, shrink, start_from
 from lmx.spec import parse_arg, ref, spec
-from lmx.tasks.question_answering import trivial
 
 FIELDS = {name: name for name in ('context', 'question', 'answers')}
 
@@ -42,5 +41,5 @@ def get_config(arg: str = '') -> ConfigDict:
     )
     c.every = {'log': 50, 'evaluate': 1000, 'checkpoint': 1000}
     c.keep.best = 'validation/loss'
-    c.baselines = spec(trivial, source=ref('data.validation'))
+    c.baselines = spec(metrics.baselines.trivial, source=ref('data.validation'))
     return shrink(c) if a.debug else c

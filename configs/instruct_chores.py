@@ -1,4 +1,9 @@
-"""A small GPT that follows small instructions about numbers and words ('What is twelve plus thirty?'). Needs no download."""
+"""A small GPT that follows small instructions about numbers and words ('What is twelve plus thirty?'). Needs no download.
+
+    lmx train --config=configs/instruct_chores.py --workdir=runs/chores && lmx evaluate --workdir=runs/chores --checkpoint=best --split=test
+
+81.0 % of 300 test answers are exact (76.7 to 85.0), after 5 minutes on 2 busy cores.
+"""
 
 from ml_collections import ConfigDict
 
@@ -35,4 +40,5 @@ def get_config(arg: str = '') -> ConfigDict:
         clip_norm=1.0,
     )
     c.every = {'log': 20, 'evaluate': 200, 'checkpoint': 200}
+    c.keep.best = 'validation/loss'
     return shrink(c) if a.debug else c

@@ -1,4 +1,10 @@
-"""Word vectors of the source code of this machine's own Python standard library. Needs no download."""
+"""Word vectors of the source code of this machine's own Python standard library. Needs no download.
+
+    lmx train --config=configs/skipgram_stdlib.py --workdir=runs/words && lmx predict --workdir=runs/words --input=socket
+
+In held-out files 55.1 % of contexts score higher than all of their 5 negatives (chance 16.7), after 4 minutes on 2 busy cores; next to 'socket' are
+SSL, connected and connection.
+"""
 
 from ml_collections import ConfigDict
 

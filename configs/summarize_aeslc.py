@@ -9,13 +9,12 @@ import os
 
 from ml_collections import ConfigDict
 
-from lmx import models, optim, tasks, text
+from lmx import metrics, models, optim, tasks, text
 from lmx.data import sources, transforms
 from lmx.nn.block import pre_norm
 from lmx.optim import schedules
 from lmx.run.config import base, shrink
 from lmx.spec import parse_arg, pick, ref, spec
-from lmx.tasks.summarization import lead
 
 VOCAB = {'vocab_size': ref('tokenizer.vocab_size')}
 MODELS = {
@@ -51,5 +50,5 @@ def get_config(arg: str = '') -> ConfigDict:
     )
     c.every = {'log': 50, 'evaluate': 250, 'checkpoint': 250}
     c.keep.best = 'validation/nll'
-    c.baselines = spec(lead, source=ref('data.validation'))
+    c.baselines = spec(metrics.baselines.lead, source=ref('data.validation'))
     return shrink(c) if a.debug else c

@@ -10,12 +10,11 @@ arXiv:1910.13461, table 3). Not run here. Preparing the data needs `lmx[tf]`; wh
 
 from ml_collections import ConfigDict
 
-from lmx import models, optim, tasks, text
+from lmx import metrics, models, optim, tasks, text
 from lmx.data import sources, transforms
 from lmx.optim import schedules
 from lmx.run.config import base, shrink, start_from
 from lmx.spec import parse_arg, ref, spec
-from lmx.tasks.summarization import lead
 
 
 def get_config(arg: str = '') -> ConfigDict:
@@ -52,5 +51,5 @@ def get_config(arg: str = '') -> ConfigDict:
     )
     c.every = {'log': 100, 'evaluate': 2000, 'checkpoint': 2000}
     c.keep.best = 'validation/nll'
-    c.baselines = spec(lead, source=ref('data.validation'), count=3)
+    c.baselines = spec(metrics.baselines.lead, source=ref('data.validation'), count=3)
     return shrink(c) if a.debug else c

@@ -5,13 +5,12 @@
 
 from ml_collections import ConfigDict
 
-from lmx import models, optim, tasks, text
+from lmx import metrics, models, optim, tasks, text
 from lmx.data import sources, transforms
 from lmx.nn.block import pre_norm
 from lmx.optim import schedules
 from lmx.run.config import base, shrink
 from lmx.spec import parse_arg, pick, ref, spec
-from lmx.tasks.summarization import named
 
 VOCAB = {'vocab_size': ref('tokenizer.vocab_size'), 'dim': 128, 'dropout_rate': 0.1}
 MODELS = {
@@ -48,5 +47,5 @@ def get_config(arg: str = '') -> ConfigDict:
     )
     c.every = {'log': 20, 'evaluate': 200, 'checkpoint': 200}
     c.keep.best = 'validation/nll'
-    c.baselines = spec(named, source=ref('data.validation'))
+    c.baselines = spec(metrics.baselines.named, source=ref('data.validation'))
     return shrink(c) if a.debug else c

@@ -269,6 +269,7 @@ SAMPLING = {
     'beam_size': (flags.DEFINE_integer, 'hypotheses that beam search follows; 1 = the likeliest token each time'),
     'length_penalty': (flags.DEFINE_float, 'above 0 beam search prefers long texts'),
     'banned': (flags.DEFINE_multi_string, 'a text that no prediction may hold; several may be given'),
+    'forced': (flags.DEFINE_string, 'what a prediction begins with'),
     'min_tokens': (flags.DEFINE_integer, 'tokens before a prediction may end'),
     'no_repeat': (flags.DEFINE_integer, 'no so many tokens in a row come twice; 0 = they may'),
     'draft_tokens': (flags.DEFINE_integer, 'what --draft proposes at a time'),
@@ -310,9 +311,9 @@ def _predict(v: Flags, rest: list[str], overrides: list[str]) -> None:
     options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'seed': v.seed, 'batch_size': v.batch_size}
     options |= {'skip_bad': v.skip_bad, 'draft': v.draft}
     if v.input is not None and v.output is None and v.draft is None and _streams(config):
-        print(v.input, end='', flush=True)
-        predict(v.workdir, inputs, write=lambda _, text: print(text, end='', flush=True), **options)
-        print()
+        opening = iter([v.input + ('\n' if 'template' in config.task else '')])  # an answer stands below its question
+        predict(v.workdir, inputs, write=lambda _, text: print(next(opening, '') + text, end='', flush=True), **options)
+        print(next(opening, ''))
         return
     outputs = predict(v.workdir, inputs, **options)
     if v.output is not None:
@@ -410,7 +411,9 @@ def _export(v: Flags, rest: list[str], overrides: list[str]) -> None:
 def _search_flags(v: Flags) -> None:
     _restore_flags(v)
     flags.DEFINE_string('corpus', None, 'a file with a text per line, or .jsonl with {"text": ...} per line', flag_values=v)
-    flags.DEFINE_multi_string('query', [], 'what to look for; several may be given', flag_values=v)
+    flags.DEFINE_multi_string(
+        'query', [], 'what to look for; several may be given; default: each line of the standard input, answered as it comes', flag_values=v
+    )
     flags.DEFINE_integer('top', 5, 'texts per query', flag_values=v)
     flags.DEFINE_bool(
         'exact', False, 'compare with all texts, even of a corpus so large that the best are looked for approximately', flag_values=v
@@ -419,14 +422,24 @@ def _search_flags(v: Flags) -> None:
 
 def _search(v: Flags, rest: list[str], overrides: list[str]) -> None:
     _refuse(rest)
-    if v.corpus is None or not v.query:
-        raise BadInput('give --corpus=FILE, the texts, and --query=TEXT')
+    if v.corpus is None:
+        raise BadInput('give --corpus=FILE, the texts, and --query=TEXT, or queries on the standard input')
     config = _restored(v, overrides)
     from lmx import run
 
-    options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'top': v.top, 'exact': v.exact}
-    for query, found in zip(v.query, run.search(v.workdir, v.corpus, v.query, **options)):
-        print(query if len(v.query) > 1 else '', *(f'{hit["score"]:.4f}  {hit["line"]:>6}  {hit["text"]}' for hit in found), sep='\n')
+    options = {'checkpoint': v.checkpoint, 'config': config, 'allow': v.allow_import, 'exact': v.exact}
+    searcher = run.Searcher(v.workdir, v.corpus, **options)
+    if v.query:
+        groups = zip(v.query, searcher(v.query, v.top))
+    else:
+        groups = ((query, searcher([query], v.top)[0]) for query in (line.strip() for line in sys.stdin) if query)
+    for query, found in groups:
+        print(
+            query if len(v.query) != 1 else '',
+            *(f'{hit["score"]:.4f}  {hit["line"]:>6}  {hit["text"]}' for hit in found),
+            sep='\n',
+            flush=True,
+        )
 
 
 def _harness_flags(v: Flags) -> None:
@@ -751,6 +764,7 @@ COMMANDS: dict[str, Command] = {
         """the texts of a corpus that are nearest to a query; the corpus is embedded once and kept in the cache.
 
         lmx search --workdir=runs/minilm --corpus=abstracts.txt --query='heat transfer at high speed' --top=3
+        lmx search --workdir=runs/minilm --corpus=abstracts.txt        asks for queries until the input ends, and answers in milliseconds
         """,
     ),
     'harness': (

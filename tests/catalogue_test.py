@@ -11,6 +11,7 @@ from lmx.run.config import load
 from tests.configs_test import CATALOGUE
 
 WORDS = ('the', 'of', 'and', 'to', 'in', 'a', 'is', 'that', 'for', 'it', 'as', 'was', 'with', 'be', 'by', 'on', 'not', 'he')
+TAGS = ('O', 'B-PER', 'I-PER', 'B-ORG', 'I-ORG', 'B-LOC', 'I-LOC', 'B-MISC', 'I-MISC')
 SENTENCE, NUMBER = tfds.features.Text(), tfds.features.Scalar(np.int32)
 
 
@@ -36,6 +37,16 @@ SETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     'wmt14_translate/de-en': ({'de': SENTENCE, 'en': SENTENCE}, ('train', 'validation', 'test')),
     'cnn_dailymail': ({'article': SENTENCE, 'highlights': SENTENCE, 'id': SENTENCE}, ('train', 'validation', 'test')),
+    'wikipedia/20230601.en': ({'text': SENTENCE, 'title': SENTENCE}, ('train',)),
+    'hellaswag': (
+        {'context': SENTENCE, 'endings': tfds.features.Sequence(SENTENCE), 'label': NUMBER, 'activity_label': SENTENCE},
+        ('train', 'validation', 'test'),
+    ),
+    'conll2003': (
+        {'tokens': tfds.features.Sequence(SENTENCE), 'ner': tfds.features.Sequence(labels(*TAGS))},
+        ('train', 'dev', 'test'),
+    ),
+    'beir/msmarco': ({'query': SENTENCE, 'passage': SENTENCE, 'score': tfds.features.Scalar(np.float32)}, ('train', 'validation', 'test')),
     'c4/en': ({'text': SENTENCE, 'url': SENTENCE}, ('train', 'validation')),
     'glue/mrpc': ({**PAIR, 'label': labels('not_equivalent', 'equivalent')}, ('train', 'validation')),
     'glue/stsb': ({**PAIR, 'label': tfds.features.Scalar(np.float32)}, ('train', 'validation')),
@@ -46,17 +57,22 @@ SETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 RUNS = {
     'answer_squad.py': 'squad/v1.1',
-    'classify_ag_news.py:model=text_cnn': 'ag_news_subset',
-    'classify_imdb.py:model=bilstm': 'imdb_reviews/plain_text',
+    'bert_wikipedia.py': 'wikipedia/20230601.en',
+    'choose_hellaswag.py:shots=1': 'hellaswag',
+    **{f'classify_ag_news.py:model={model}': 'ag_news_subset' for model in ('text_cnn', 'bilstm', 'bert')},
+    **{f'classify_imdb.py:model={model}': 'imdb_reviews/plain_text' for model in ('text_cnn', 'bilstm', 'bert')},
     'classify_glue.py:task=mrpc': 'glue/mrpc',
     'classify_glue.py:task=stsb': 'glue/stsb',
     'classify_glue.py:task=mnli': 'glue/mnli',
     'gpt_lm1b.py': 'lm1b',
+    'search_msmarco.py': 'beir/msmarco',
     'summarize_cnn_dailymail.py': 'cnn_dailymail',
     't5_c4.py': 'c4/en',
+    'tag_conll2003.py': 'conll2003',
     'translation_wmt14.py': 'wmt14_translate/de-en',
 }
 COUNT = 100
+LENGTH = 6  # of every sequence, so that words and tags are as many
 
 
 def test_every_config_of_a_download_is_here():
@@ -69,7 +85,9 @@ def value(feature, draw, name):
     if isinstance(feature, tfds.features.Text):
         few = name in ('title', 'question', 'highlights')
         return ' '.join(draw.choice(WORDS, draw.integers(3, 6) if few else draw.integers(9, 14))) + '.'
-    return float(draw.integers(6))
+    if isinstance(feature, tfds.features.Sequence):
+        return [value(feature.feature, draw, name) for _ in range(LENGTH)]
+    return float(draw.integers(6)) if np.dtype(feature.np_dtype).kind == 'f' else int(draw.integers(4))
 
 
 def records(features, split):

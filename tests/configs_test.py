@@ -27,12 +27,16 @@ NEEDS_DATA = {
 
 CATALOGUE = {
     'answer_squad.py',
+    'bert_wikipedia.py',
+    'choose_hellaswag.py',
     'classify_ag_news.py',
     'classify_glue.py',
     'classify_imdb.py',
     'gpt_lm1b.py',
+    'search_msmarco.py',
     'summarize_cnn_dailymail.py',
     't5_c4.py',
+    'tag_conll2003.py',
     'translation_wmt14.py',
 }
 """Need a download; `tests/catalogue_test.py` trains them on stand-ins."""

@@ -112,6 +112,22 @@ def span_counts(length: int, rate: float = 0.15, mean_length: float = 3.0) -> tu
     return lost, min(max(round(lost / mean_length), 1), length - lost)
 
 
+def whole(room: int, rate: float, mean_length: float) -> int:
+    """The most tokens of which so many are lost that `room` hold what is left, sentinels included.
+
+    Raises:
+      BadInput: no room.
+    """
+    if room < 2:
+        raise BadInput(f'{room} tokens are no room for a text with a gap; raise max_length')
+    length = 2
+    while True:
+        lost, spans = span_counts(length + 1, rate, mean_length)
+        if length + 1 - lost + spans > room:
+            return length
+        length += 1
+
+
 def _parts(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     """Sizes of `parts` parts of `total`, each at least 1, every way of cutting equally likely."""
     cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from lmx import rng
 from lmx.text.tokenizers import text_of
-from lmx.types import BadInput
+from lmx.types import BadInput, Record
 
 Step = Callable[[Any], Any]
 
@@ -60,6 +60,11 @@ def texts(*, fields: Sequence[str]) -> Step:
     return lambda dataset: _source(_Texts(dataset, tuple(fields)))
 
 
+def joined(*, field: str, name: str = 'text') -> Step:
+    """A field's list of words as one text, with blanks between them, under another name."""
+    return lambda dataset: dataset.map(lambda record: {**record, name: ' '.join(map(str, record[field]))})
+
+
 class _Texts:
     def __init__(self, dataset: Any, fields: tuple[str, ...]):
         self.dataset, self.fields = dataset, fields
@@ -76,6 +81,54 @@ def _source(values: Any) -> Any:
     import grain
 
     return grain.MapDataset.source(values)
+
+
+def labelled(*, field: str, labels: Sequence[str], pattern: str = r'.*', name: str = 'label') -> Step:
+    """What a regular expression finds at the start of a field becomes the label.
+
+    Args:
+      field: where to look, as 'module' of a function.
+      labels: records with others are left out.
+      pattern: its first match is the label.
+      name: the field that the label goes to.
+
+    Raises:
+      BadInput: no record is left.
+    """
+    find = re.compile(pattern)
+
+    def label_of(record: Record) -> str:
+        found = find.match(str(record[field]))
+        return found[0] if found else ''
+
+    def step(records: Any) -> Any:
+        wanted = [{**record, name: label_of(record)} for record in (records[index] for index in range(len(records)))]
+        kept = [record for record in wanted if record[name] in labels]
+        if not kept:
+            raise BadInput(f'no field {field!r} of {len(records)} records begins with one of {", ".join(labels)}; look at `lmx data`')
+        return _source(kept)
+
+    return step
+
+
+def collection(*, query: str = 'query', document: str = 'document') -> Step:
+    """Pairs as a collection, in which every document may be found for every query.
+
+    A query that several pairs share has all their documents for an answer, and is asked once.
+
+    Args:
+      query, document: fields of the pairs.
+    """
+
+    def step(records: Any) -> Any:
+        pairs = [(text_of(record, query), text_of(record, document)) for record in (records[index] for index in range(len(records)))]
+        answers: dict[str, list[str]] = {}
+        for index, (asked, _) in enumerate(pairs):
+            answers.setdefault(asked, []).append(str(index))
+        documents = [{'id': str(index), 'text': text} for index, (_, text) in enumerate(pairs)]
+        return _source([*documents, *({'id': asked, 'text': asked, 'relevant': names} for asked, names in answers.items())])
+
+    return step
 
 
 def length(*, min_chars: int = 1, max_chars: int | None = None, field: str = 'text') -> Step:

@@ -1,6 +1,6 @@
 """Thin wrappers over the reference scorers, one file per application: (predictions, references) -> `scores.Scores`."""
 
-from lmx.metrics import compression
+from lmx.metrics import baselines, compression
 from lmx.metrics.answers import exact, final_number, squad
 from lmx.metrics.classification import classification, correlation
 from lmx.metrics.code import pass_at_k
@@ -12,6 +12,7 @@ from lmx.metrics.translation import bleu, bleu_and_chrf, chrf
 
 __all__ = [
     'Scores',
+    'baselines',
     'bleu',
     'bleu_and_chrf',
     'chrf',

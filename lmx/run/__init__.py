@@ -10,12 +10,13 @@ from lmx.run.evaluate import evaluate
 from lmx.run.explain import difference, explain
 from lmx.run.finish import finish, table
 from lmx.run.predict import predict
-from lmx.run.search import search
+from lmx.run.search import Searcher, search
 from lmx.run.train import train
 from lmx.types import Preempted
 
 __all__ = [
     'Preempted',
+    'Searcher',
     'attention',
     'base',
     'data',

@@ -28,8 +28,8 @@ def evaluate(
     splits: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
     allow: Sequence[str] = (),
-) -> dict[str, dict[str, float]]:
-    """{split: values}, also added to `WORKDIR/eval.jsonl`.
+) -> dict[str, dict[str, Any]]:
+    """{split: values}, also added to `WORKDIR/eval.jsonl`; numbers, and texts that say how a score was computed.
 
     Args:
       splits: names under the config's data; none = those evaluated during training.
@@ -47,9 +47,10 @@ def evaluate(
     return out
 
 
-def _scores(parts: Any, params: Any, split: str, path: pathlib.Path) -> dict[str, float]:
-    """The task's scores of its predictions for every record of a split, 'NAME/low' and 'NAME/high' their 95 % intervals by the bootstrap;
-    {} for tasks without. What was predicted goes to PATH.jsonl, the resampled scores to PATH.npz, by which `lmx report` pairs two runs."""
+def _scores(parts: Any, params: Any, split: str, path: pathlib.Path) -> dict[str, Any]:
+    """The task's scores of its predictions for every record of a split, 'NAME/low' and 'NAME/high' their 95 % intervals by the bootstrap,
+    'NAME/signature' what the scorer says of itself; {} for tasks without. What was predicted goes to PATH.jsonl, the resampled scores to
+    PATH.npz, by which `lmx report` pairs two runs."""
     task = parts.task
     if task.score is None:
         return {}
@@ -69,7 +70,7 @@ def _scores(parts: Any, params: Any, split: str, path: pathlib.Path) -> dict[str
     _replace(path.with_suffix('.npz'), data.getvalue())
     spans = {name: interval(values) for name, values in resampled.items()}
     ends = {f'{name}/{end}': value for name, span in spans.items() for end, value in zip(('low', 'high'), span)}
-    return {**found.values(), **ends}
+    return {**found.values(), **ends, **{f'{name}/signature': said for name, said in found.notes.items()}}
 
 
 def _identity(records: Sequence[Any]) -> str:

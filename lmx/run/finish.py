@@ -67,14 +67,16 @@ def _shown(values: Mapping[str, float], name: str) -> str:
     return f'{name} {values[name]:.4f}' + ('' if low is None or high is None else f' ({low:.4f} to {high:.4f})')
 
 
-def table(evaluations: Mapping[str, Mapping[str, float]], baselines: Mapping[str, float] | None = None) -> str:
-    """The evaluation as a person reads it: a line per split, then the baselines."""
-    rows = []
+def table(evaluations: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, float] | None = None) -> str:
+    """The evaluation as a person reads it: a line per split, then the baselines, and what scorers say of themselves."""
+    rows, signed = [], {}
     for split, values in evaluations.items():
+        signed.update({name: text for name, text in values.items() if isinstance(text, str)})
+        values = {name: value for name, value in values.items() if name not in signed}
         first = [name for name in SHOWN if name in values]
         ends = {f'{name}/{end}' for name in values for end in ('low', 'high')}
         rest = [name for name in values if name not in first and name not in ends and not name.startswith('loss/')]
         rows.append(f'{split}: ' + ', '.join(_shown(values, name) for name in (*first, *rest)))
     if baselines:
         rows.append('beside: ' + ', '.join(f'{name} {value:.4f}' for name, value in baselines.items()))
-    return '\n'.join(rows)
+    return '\n'.join([*rows, *(f'{name.removesuffix("/signature")}: {text}' for name, text in signed.items())])

@@ -26,7 +26,7 @@ TRACED = ('model', 'optim', 'task')
 """Numbers below these may be arguments of the program."""
 
 APART = (
-    *('mesh', 'rules', 'parallel', 'cpu_devices', 'every', 'keep', 'evaluate', 'eval_batches', 'early_stopping', 'nonfinite'),
+    *('mesh', 'pipeline', 'rules', 'parallel', 'cpu_devices', 'every', 'keep', 'evaluate', 'eval_batches', 'early_stopping', 'nonfinite'),
     *('init', 'adapter', 'samples', 'baselines', 'wandb', 'watchdog'),
 )
 """What all trainings of a population have in common, as it says how they are run."""

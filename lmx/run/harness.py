@@ -16,13 +16,13 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from lmx import tasks
+from lmx.data.continuations import first_id, opened, windows
 from lmx.data.examples import padded, size
 from lmx.decode import sample
+from lmx.decode.stream import Streamer, cut
 from lmx.run.predict import predictions
 from lmx.run.restore import restore
 from lmx.spec import nearest
-from lmx.tasks.language_modelling import Streamer, cut
-from lmx.tasks.likelihood import first_id, opened, windows
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 MAX_TOKENS = 256

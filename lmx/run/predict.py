@@ -46,13 +46,14 @@ def predict(
       draft: the workdir of a smaller run with the same tokenizer, which proposes what this one says; see `lmx.decode.speculative`.
 
     Raises:
-      BadInput: an empty or too long input, a record without a field, a task that predicts nothing.
+      BadInput: an empty or too long input, one of unknown tokens alone, a record without a field, a task that predicts nothing.
     """
     parts, params, _ = restore(workdir, checkpoint, config, allow)
     single = isinstance(inputs, (str, Mapping))
     options: dict[str, Any] = {'seed': seed, 'batch_size': 1 if write else batch_size, 'skip_bad': skip_bad, 'write': write}
     if draft is not None:
         options['draft'] = _draft(parts, draft, allow)
+    options['tokenizer'] = parts.builder('tokenizer') if 'tokenizer' in parts.config else None
     return predictions(parts, params, [inputs] if single else inputs, **options)
 
 
@@ -77,8 +78,15 @@ def predictions(
     write: Callable[[int, str], None] | None = None,
     task: Task | None = None,
     draft: tuple[Any, Any] | None = None,
+    predictor: Predictor | None = None,
+    tokenizer: Any = None,
 ) -> list[dict[str, Any]]:
-    """As `predict`, with a run that is already open, and a draft that is; by its own task or another."""
+    """As `predict`, with a run that is already open, and a draft that is; by its own task or another.
+
+    Args:
+      predictor: one that was made for these parts, parameters and task, whose programs are compiled already.
+      tokenizer: refuses inputs in which it knows nothing; None = nothing is refused, as where a whole data set is evaluated.
+    """
     task = parts.task if task is None else task
     if task.encode is None or task.predict is None or task.decode is None:
         raise BadInput(f'the task {parts.config.task.call} makes no predictions')
@@ -88,27 +96,30 @@ def predictions(
     for index, item in enumerate(inputs):
         try:
             record = _record(task, item, index)
-            windows += [(index, features) for features in _encode(task, record, index)]
+            found = _encode(task, record, index)
+            if tokenizer is not None:
+                _check_known(tokenizer, task, record, index)
+            windows += [(index, features) for features in found]
             records[index] = record
         except BadInput as error:
             if not skip_bad:
                 raise
             errors[index] = str(error)
-    run = _Predictor(parts, params, seed, task, draft)
-    found: dict[int, list[tuple[Features, Any]]] = {index: [] for index in records}
+    run = predictor or Predictor(parts, params, seed, task, draft)
+    made: dict[int, list[tuple[Features, Any]]] = {index: [] for index in records}
     from tqdm import tqdm
 
     with tqdm(total=len(windows), unit='input', leave=False, disable=write is not None or len(windows) <= batch_size) as bar:
         for group in _batches(windows, batch_size):
             arrays = run(group, write)
             for row, (index, features) in enumerate(group):
-                found[index].append((features, {name: array[row] for name, array in arrays.items()}))
+                made[index].append((features, {name: array[row] for name, array in arrays.items()}))
             bar.update(len(group))
-    made = {index: task.decode(record, found[index]) for index, record in records.items()}
-    return [made[index] if index in made else {'error': errors[index]} for index in range(len(inputs))]
+    said = {index: task.decode(record, made[index]) for index, record in records.items()}
+    return [said[index] if index in said else {'error': errors[index]} for index in range(len(inputs))]
 
 
-class _Predictor:
+class Predictor:
     """The compiled prediction: one compilation for every shape of features."""
 
     def __init__(self, parts: Any, params: Any, seed: int, task: Task, draft: tuple[Any, Any] | None = None):
@@ -144,13 +155,25 @@ class _Predictor:
 def _record(task: Task, item: Any, index: int) -> Record:
     if isinstance(item, str):
         first, *others = task.inputs
-        if others:
-            raise BadInput(f'input {index + 1} is a bare text; this task needs records with {", ".join(task.inputs)}')
-        return {first: item}
+        if not others:
+            return {first: item}
+        item = _fields(item)
+        if item is None:
+            wanted = ', '.join(f'"{name}": ...' for name in task.inputs)
+            raise BadInput(f'input {index + 1} is a bare text; this task needs records, {{{wanted}}}')
     for name in task.inputs:
         if name not in item:
             raise BadInput(f'input {index + 1} has no field {name!r}{nearest(name, list(item))}; this task needs {", ".join(task.inputs)}')
     return item
+
+
+def _fields(text: str) -> Record | None:
+    """A record that is written as JSON; None where it is none."""
+    with contextlib.suppress(json.JSONDecodeError):
+        value = json.loads(text)
+        if isinstance(value, dict):
+            return value
+    return None
 
 
 def _encode(task: Task, record: Record, index: int) -> Sequence[Features]:
@@ -159,6 +182,20 @@ def _encode(task: Task, record: Record, index: int) -> Sequence[Features]:
         return task.encode(record)
     except BadInput as error:
         raise BadInput(f'input {index + 1}: {error}') from None
+
+
+def _check_known(tokenizer: Any, task: Task, record: Record, index: int) -> None:
+    """Whatever a model says to nothing, or to nothing that it knows, means nothing."""
+    texts = [record[name] for name in task.inputs]
+    if not all(isinstance(text, str) for text in texts):
+        return
+    ids = np.concatenate([tokenizer.encode(text) for text in texts])
+    if not len(ids):
+        raise BadInput(f'input {index + 1}: the text is empty; give at least one word')
+    if tokenizer.unk_id is not None and (ids == tokenizer.unk_id).all():
+        raise BadInput(
+            f'input {index + 1}: {" ".join(texts)[:40]!r} is nothing but unknown tokens to this run; it was trained on other text'
+        )
 
 
 def _batches(windows: Sequence[tuple[int, Features]], size: int) -> Iterable[list[tuple[int, Features]]]:

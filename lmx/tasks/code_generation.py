@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmx.data import examples
+from lmx.data import conversations, examples
 from lmx.metrics import code, execution, scores
 from lmx.spec import extends
-from lmx.tasks.instruction_tuning import instruction_tuning, rows_of
+from lmx.tasks.instruction_tuning import instruction_tuning
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 STOP = ('\nclass ', '\ndef ', '\n#', '\nif ', '\nprint')
@@ -91,7 +91,7 @@ def code_generation(
 
     return dataclasses.replace(
         task,
-        features=lambda records: rows_of(records, halves, max_length),
+        features=lambda records: conversations.rows(records, halves, max_length),
         encode=encode,
         predict=predict,
         decode=decode,

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lmx import objectives
-from lmx.data import examples, packing
-from lmx.decode import sample
-from lmx.tasks.language_modelling import Streamer, _empty_cache, _step
+from lmx.data import conversations, examples
+from lmx.decode import sample, steps, stream
 from lmx.text.chat import Chat, messages_of
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
@@ -53,7 +51,7 @@ def instruction_tuning(
     sampling = sample.Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
 
     def features(records: Any) -> Any:
-        return rows_of(records, chat.encode, max_length)
+        return conversations.rows(records, chat.encode, max_length)
 
     def encode(record: Record) -> list[Features]:
         ids = chat.prompt(_asked(messages_of(record)))
@@ -62,9 +60,9 @@ def instruction_tuning(
         return [{'prompt': examples.padded(ids, examples.size(len(ids), max_length - 1)), 'length': np.int32(len(ids))}]
 
     def predict(apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None) -> Mapping[str, Array]:
-        cache = functools.partial(_empty_cache, apply)
+        cache = functools.partial(steps.empty_cache, apply)
         settings = {'context': max_length, 'max_tokens': max_tokens, 'sampling': sampling, 'eos_id': tokenizer.eos_id, 'emit': emit}
-        return sample.continue_text(functools.partial(_step, apply), cache, batch['prompt'], batch['length'], key, **settings)
+        return sample.continue_text(functools.partial(steps.decoder, apply), cache, batch['prompt'], batch['length'], key, **settings)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         ((_, arrays),) = windows
@@ -83,48 +81,10 @@ def instruction_tuning(
         score=metric and (lambda made, records: metric([m['answer'] for m in made], [messages_of(r)[-1]['content'] for r in records])),
         question=lambda record: {'prompt': _asked(messages_of(record))},
         describe=lambda example: tokenizer.decode(example['targets'][example['weights'] > 0]),
-        stream=lambda write: Streamer(tokenizer, tuple(stop), write) if write or stop else None,
+        stream=lambda write: stream.Streamer(tokenizer, tuple(stop), write) if write or stop else None,
     )
 
 
 def _asked(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     """The conversation up to the last question."""
     return messages[:-1] if messages[-1]['role'] == 'assistant' else messages
-
-
-def rows_of(records: Any, encode: Callable[[Any], tuple[np.ndarray, np.ndarray]], length: int) -> Any:
-    """Rows of `length` that hold as many whole conversations as fit, with segments and positions.
-
-    Args:
-      encode: messages -> (ids, whether each is part of an answer).
-
-    Raises:
-      BadInput: not one fits.
-    """
-    import grain
-    from tqdm import tqdm
-
-    made = [encode(messages_of(records[i])) for i in tqdm(range(len(records)), desc='conversations', leave=False, mininterval=1)]
-    kept = [(ids, answer) for ids, answer in made if len(ids) - 1 <= length]
-    if not kept:
-        longest = min(len(ids) for ids, _ in made)
-        raise BadInput(f'none of {len(made)} conversations fits max_length {length}; the shortest has {longest} tokens')
-    digest = hashlib.blake2b(repr((length, len(made))).encode(), digest_size=16)
-    for ids, answer in kept:
-        digest.update(ids.tobytes() + answer.tobytes())
-    bins = packing.best_fit([len(ids) - 1 for ids, _ in kept], length)
-    members = [np.flatnonzero(bins == row).tolist() for row in range(bins.max() + 1)]
-
-    def example(row: list[int]) -> Features:
-        parts = [kept[index] for index in row]
-        sizes = [len(ids) - 1 for ids, _ in parts]
-        columns = {
-            'inputs': [ids[:-1] for ids, _ in parts],
-            'targets': [ids[1:] for ids, _ in parts],
-            'weights': [answer[1:].astype(np.float32) for _, answer in parts],
-            'segments': [np.full(size, number, np.int32) for number, size in enumerate(sizes, 1)],
-            'positions': [np.arange(size, dtype=np.int32) for size in sizes],
-        }
-        return {name: examples.padded(np.concatenate(column), length) for name, column in columns.items()}
-
-    return examples.named(grain.MapDataset.source(members).map(example), digest.hexdigest())

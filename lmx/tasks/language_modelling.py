@@ -11,7 +11,7 @@ import numpy as np
 from lmx import objectives
 from lmx.data import packing
 from lmx.data.cache import token_cache
-from lmx.decode import beam, rules, sample, speculative
+from lmx.decode import beam, rules, sample, speculative, steps, stream
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 
@@ -34,6 +34,7 @@ def language_modelling(
     repetition_penalty: float = 1.0,
     stop: Sequence[str] = (),
     banned: Sequence[str] = (),
+    forced: str = '',
     min_tokens: int = 0,
     no_repeat: int = 0,
     beam_size: int = 1,
@@ -53,6 +54,7 @@ def language_modelling(
       max_tokens: new tokens per prompt; temperature (0 = greedy), top_k, top_p, min_p, repetition_penalty: how they are drawn.
       stop: strings that end a continuation; they are not part of it.
       banned: texts that no continuation holds.
+      forced: what every continuation begins with.
       min_tokens: of a continuation, before it may end.
       no_repeat: no so many tokens in a row come twice in a continuation; 0 = they may.
       beam_size, length_penalty, early_stopping: see `lmx.decode.beam.beam_search`, which draws nothing; 1 = tokens are drawn.
@@ -61,7 +63,8 @@ def language_modelling(
     The objective reports 'nll' and 'accuracy' per token, 'bits_per_byte' where the tokenizer is lossless, and 'word_nats' per word.
     """
     sampling = sample.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty)
-    ruled = rules.of_texts(tokenizer, tokenizer.eos_id, banned_texts=banned, least=min_tokens, no_repeat_size=no_repeat)
+    limits = {'banned_texts': banned, 'forced_text': forced, 'least': min_tokens, 'no_repeat_size': no_repeat}
+    ruled = rules.of_texts(tokenizer, tokenizer.eos_id, **limits)
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
 
     def features(records: Any) -> Any:
@@ -83,7 +86,7 @@ def language_modelling(
         apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None, draft: Apply | None = None
     ) -> Mapping[str, Array]:
         prompt_BT, lengths_B, eos_id = batch['prompt'], batch['length'], tokenizer.eos_id
-        empty, step = functools.partial(_empty_cache, apply), functools.partial(_step, apply)
+        empty, step = functools.partial(steps.empty_cache, apply), functools.partial(steps.decoder, apply)
         rows, room = len(prompt_BT), prompt_BT.shape[1] + max_tokens - 1
         if draft is None and beam_size == 1:
             settings: dict[str, Any] = {'sampling': sampling, 'eos_id': eos_id, 'emit': emit, 'rules': ruled}
@@ -96,15 +99,15 @@ def language_modelling(
             search = {'beam_size': beam_size, 'length_penalty': length_penalty, 'early_stopping': early_stopping, 'rules': ruled}
             return beam.best(step, empty(rows * beam_size, room), prompt_BT, lengths_B, max_tokens=max_tokens, eos_id=eos_id, **search)
         speculative.check(beam_size, ruled)
-        theirs = functools.partial(_step, draft), _empty_cache(draft, rows, room)
+        theirs = functools.partial(steps.decoder, draft), steps.empty_cache(draft, rows, room)
         settings = {'draft_tokens': draft_tokens, 'max_tokens': max_tokens, 'sampling': sampling, 'eos_id': eos_id}
         return speculative.speculate(step, empty(rows, room), *theirs, prompt_BT, lengths_B, key, **settings)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         ((_, arrays),) = windows
         count = int(arrays['lengths'])
-        text, _ = cut(tokenizer.decode(arrays['tokens'][:count]), stops)
-        return {'continuation': text, 'tokens': count, **told(arrays, count, draft_tokens)}
+        text, _ = stream.cut(tokenizer.decode(arrays['tokens'][:count]), stops)
+        return {'continuation': text, 'tokens': count, **steps.told(arrays, count, draft_tokens)}
 
     def describe(example: Features) -> str:
         real = np.asarray(example['weights']) > 0
@@ -118,7 +121,7 @@ def language_modelling(
         predict=predict,
         decode=decode,
         describe=describe,
-        stream=lambda write: Streamer(tokenizer, stops, write) if beam_size == 1 and (write or stops) else None,
+        stream=lambda write: stream.Streamer(tokenizer, stops, write) if beam_size == 1 and (write or stops) else None,
     )
 
 
@@ -129,68 +132,3 @@ def _objective(tokenizer: Any, label_smoothing: float, z_loss: float, chunk: int
         counts['byte_counts_V'] = np.array([len(piece) for piece in pieces], np.float32)
         counts['words'] = objectives.Words.of(pieces, newline_is_word)
     return functools.partial(objectives.next_token, label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, **counts)
-
-
-def _step(apply: Apply, tokens_BT: Array, cache: Any, segments: Array | None = None) -> tuple[Array, Any]:
-    (logits_BTV, cache), _ = apply(tokens_BT, cache=cache, segments=segments)
-    return logits_BTV, cache
-
-
-def _empty_cache(apply: Apply, batch_size: int, max_length: int) -> Any:
-    cache, _ = apply(batch_size, max_length, method='init_cache')
-    return cache
-
-
-def told(arrays: Mapping[str, Any], count: int, draft_tokens: int) -> dict[str, float]:
-    """How likely a row's first `count` tokens are, or a beam's score; and the share of a small model's proposals that was kept."""
-    made = {'score': float(arrays['scores'])} if 'scores' in arrays else {'logprob': float(np.sum(arrays['logprobs'][:count]))}
-    if 'rounds' in arrays:
-        made['draft_accepted'] = float(arrays['accepted'] / np.maximum(draft_tokens * arrays['rounds'], 1))
-    return made
-
-
-def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text up to the first stop string, and whether there was one."""
-    found = [text.index(stop) for stop in stops if stop in text]
-    return (text[: min(found)], True) if found else (text, False)
-
-
-class Streamer:
-    """Sees every token as it is made: writes the text that has become certain, and ends a row at a stop string."""
-
-    def __init__(self, tokenizer: Any, stops: Sequence[str], write: Callable[[int, str], None] | None):
-        self.tokenizer, self.stops, self.write = tokenizer, stops, write
-        self.ids: list[list[int]] = []
-        self.shown: list[int] = []
-        self.done: list[bool] = []
-
-    def __call__(self, tokens_B: Array) -> np.ndarray:
-        tokens = np.asarray(tokens_B).tolist()
-        if not self.ids:
-            self.ids, self.shown, self.done = [[] for _ in tokens], [0] * len(tokens), [False] * len(tokens)
-        for row, token in enumerate(tokens):
-            if not self.done[row]:
-                self._add(row, token)
-        return np.array(self.done)
-
-    def _add(self, row: int, token: int) -> None:
-        if token == self.tokenizer.eos_id:
-            self.done[row] = True
-        else:
-            self.ids[row].append(token)
-        text, stopped = cut(self.tokenizer.decode(self.ids[row]), self.stops)
-        self.done[row] = self.done[row] or stopped
-        # Hold back what may yet change: an unfinished character, or the beginning of a stop string.
-        hold = 0 if self.done[row] else max([len(stop) - 1 for stop in self.stops], default=0)
-        ready = text[: len(text) - hold].rstrip('\ufffd') if not self.done[row] else text
-        if self.write and len(ready) > self.shown[row]:
-            self.write(row, ready[self.shown[row] :])
-            self.shown[row] = len(ready)
-
-    def finish(self) -> None:
-        """Writes what was still held back."""
-        for row, ids in enumerate(self.ids):
-            text, _ = cut(self.tokenizer.decode(ids), self.stops)
-            if self.write and len(text) > self.shown[row]:
-                self.write(row, text[self.shown[row] :])
-                self.shown[row] = len(text)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from lmx import objectives, rng
+from lmx.data.continuations import scored, split, trained
 from lmx.data.examples import index_of, named
 from lmx.metrics import scores
-from lmx.tasks.likelihood import logprobs, scored, split, trained
+from lmx.tasks.likelihood import logprobs
 from lmx.text.templates import fields_of, filled
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Sums, Task
 

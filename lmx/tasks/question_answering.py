@@ -11,9 +11,7 @@ import numpy as np
 from lmx import objectives
 from lmx.data import examples
 from lmx.data.cache import checked, token_cache
-from lmx.metrics.answers import normalized, squad
-from lmx.tasks.summarization import sentences
-from lmx.text.tokenizers import text_of
+from lmx.decode import spans
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 
@@ -116,15 +114,7 @@ def question_answering(
     def predict(apply: Apply, batch: Batch, key: Any, emit: Any = None) -> Mapping[str, Array]:
         given = {name: batch[name] for name in ('segments', 'types') if name in batch}
         scores_BT2 = objectives.span_scores(apply(batch['tokens'], **given)[0], batch['segments'])
-        start_BT, end_BT = scores_BT2[..., 0], scores_BT2[..., 1]
-        reach = jnp.arange(max_length)[None, :] - jnp.arange(max_length)[:, None]
-        inside_BT = batch['inside'] > 0
-        allowed_BTT = (reach >= 0) & (reach < max_answer_length) & inside_BT[:, :, None] & inside_BT[:, None, :]
-        pairs_BTT = jnp.where(allowed_BTT, start_BT[:, :, None] + end_BT[:, None, :], -jnp.inf)
-        flat = pairs_BTT.reshape(len(pairs_BTT), -1)
-        best_B = jnp.argmax(flat, axis=1)
-        ends = {'start': best_B // max_length, 'end': best_B % max_length}
-        return {**ends, 'score': jnp.max(flat, axis=1), 'null': start_BT[:, 0] + end_BT[:, 0]}
+        return {**spans.best(scores_BT2, batch['inside'] > 0, longest=max_answer_length), 'null': jnp.sum(scores_BT2[:, 0], axis=-1)}
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         features, arrays = max(windows, key=lambda window: float(window[1]['score']))
@@ -170,23 +160,3 @@ def _tokens(offsets: np.ndarray, start: int, end: int) -> tuple[int, int]:
     """The first and last token that touch these characters; (-1, -1) where none does."""
     touched = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end))
     return (int(touched[0]), int(touched[-1])) if len(touched) else (-1, -1)
-
-
-def trivial(*, source: Any, question: str = 'question', context: str = 'context', answers: str = 'answers') -> dict[str, float]:
-    """The baselines: SQuAD's scores of the context's first sentence, and of the one with most of the question's words. For `baselines`."""
-    records = [source[index] for index in range(len(source))]
-    true = [[str(text) for text in record[answers]['text']] for record in records]
-    out = {}
-    for name, pick in {'first sentence': _first, 'nearest sentence': _nearest}.items():
-        made = [pick(sentences(text_of(record, context)), text_of(record, question)) for record in records]
-        out.update({f'{name}, {metric}': value for metric, value in squad(made, true).values().items()})
-    return out
-
-
-def _first(texts: Sequence[str], question: str) -> str:
-    return texts[0] if texts else ''
-
-
-def _nearest(texts: Sequence[str], question: str) -> str:
-    words = set(normalized(question).split())
-    return max(texts, key=lambda text: len(words & set(normalized(text).split())), default='')

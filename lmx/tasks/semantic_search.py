@@ -65,10 +65,12 @@ def semantic_search(
         return examples.tokens_of(tokenizer.encode_pair(words, max_length=max_length)[0], length=max_length)
 
     def windows(words: str, side: int) -> list[Features]:
-        ids = tokenizer.encode(words)[: room if too_long == 'cut' else None]
-        parts = [ids[start : start + room] for start in range(0, max(len(ids), 1), room)]
+        ids = tokenizer.encode(words)
+        cut = max(len(ids) - room, 0) if too_long == 'cut' else 0
+        parts = [ids[start : start + room] for start in range(0, max(len(ids) - cut, 1), room)]
         length = examples.size(min(len(ids), room) + max_length - room, max_length)
-        return [{**examples.tokens_of(tokenizer.join(part)[0], length=length), 'side': np.int32(side)} for part in parts]
+        said = {'side': np.int32(side), 'cut': np.int32(cut)}
+        return [{**examples.tokens_of(tokenizer.join(part)[0], length=length), **said} for part in parts]
 
     def encode(record: Record) -> list[Features]:
         return windows(record['text'], 0) + (windows(record['other'], 1) if 'other' in record else [])
@@ -79,7 +81,9 @@ def semantic_search(
     def decode(record: Record, found: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         sides = [[arrays['vectors'] for features, arrays in found if features['side'] == side] for side in (0, 1)]
         vectors = [_unit(np.mean(np.asarray(side, np.float32), axis=0)) for side in sides if side]
-        return {'similarity': float(vectors[0] @ vectors[1])} if len(vectors) == 2 else {'embedding': vectors[0].tolist()}
+        made = {'similarity': float(vectors[0] @ vectors[1])} if len(vectors) == 2 else {'embedding': vectors[0].tolist()}
+        cut = max(int(features['cut']) for features, _ in found)
+        return {**made, 'tokens_cut': cut} if cut else made
 
     def score(predictions: Sequence[Any], records: Sequence[Record]) -> Any:
         assert similarity is not None

@@ -13,8 +13,7 @@ import numpy as np
 from lmx import objectives, rng
 from lmx.data import corrupt, examples, packing
 from lmx.data.cache import token_cache
-from lmx.decode import sample
-from lmx.tasks.text_to_text import reader
+from lmx.decode import sample, steps
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 _SENTINEL = re.compile(r'<extra_id_(\d+)>')
@@ -51,7 +50,7 @@ def span_corruption(
         raise BadInput('span_corruption needs a tokenizer with an end token and sentinels; use text.unigram(sentinels=100)')
     if not 0 < rate < 1:
         raise BadInput(f'rate {rate} is not between 0 and 1')
-    length = whole(max_length - 1, rate, mean_length)
+    length = corrupt.whole(max_length - 1, rate, mean_length)
     lost, spans = corrupt.span_counts(length, rate, mean_length)
     if spans > len(tokenizer.sentinel_ids):
         raise BadInput(
@@ -91,7 +90,7 @@ def span_corruption(
         rows = len(batch['source'])
         start = jnp.full((rows, 1), first_id, jnp.int32), jnp.ones((rows,), jnp.int32)
         settings: dict[str, Any] = {'max_tokens': max_tokens, 'sampling': sample.Sampling(temperature=0), 'eos_id': tokenizer.eos_id}
-        return sample.generate(*reader(apply, batch, max_tokens), *start, key, emit=emit, **settings)
+        return sample.generate(*steps.reader(apply, batch, max_tokens), *start, key, emit=emit, **settings)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         ((_, arrays),) = windows
@@ -116,22 +115,6 @@ def span_corruption(
         decode=decode,
         describe=describe,
     )
-
-
-def whole(room: int, rate: float, mean_length: float) -> int:
-    """The most tokens of which so many are lost that `room` hold what is left, sentinels included.
-
-    Raises:
-      BadInput: no room.
-    """
-    if room < 2:
-        raise BadInput(f'{room} tokens are no room for a text with a gap; raise max_length')
-    length = 2
-    while True:
-        lost, spans = corrupt.span_counts(length + 1, rate, mean_length)
-        if length + 1 - lost + spans > room:
-            return length
-        length += 1
 
 
 def _source(ids: np.ndarray, length: int) -> Features:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +12,9 @@ from lmx import metrics
 from lmx.spec import extends
 from lmx.tasks.semantic_search import semantic_search
 from lmx.tasks.text_to_text import text_to_text
+from lmx.text.sentences import sentences
 from lmx.text.tokenizers import text_of
 from lmx.types import BadInput, Features, Record, Task
-
-_SENTENCE = re.compile(r'(?<=[.!?])\s+|\n+')
 
 
 @extends(text_to_text)
@@ -67,7 +65,9 @@ def extractive_summarization(
         vectors = np.array([np.mean(part, axis=0) for part in parts], np.float32)
         nearness = vectors @ vectors.mean(axis=0)
         best = sorted(np.argsort(-nearness, kind='stable')[:count].tolist())
-        return {'text': ' '.join(texts[place] for place in best), 'sentences': best, 'scores': nearness[best].tolist()}
+        made = {'text': ' '.join(texts[place] for place in best), 'sentences': best, 'scores': nearness[best].tolist()}
+        cut = sum({int(features['side']): int(features['cut']) for features, _ in found}.values())
+        return {**made, 'tokens_cut': cut} if cut else made
 
     def score(predictions: Sequence[Any], records: Sequence[Record]) -> Any:
         assert metric is not None
@@ -76,25 +76,3 @@ def extractive_summarization(
     return dataclasses.replace(
         task, inputs=(text,), encode=encode, decode=decode, score=metric and score, question=lambda record: {text: text_of(record, text)}
     )
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text: what ends in a full stop, question or exclamation mark, or at a line end."""
-    return [part.strip() for part in _SENTENCE.split(text) if part.strip()]
-
-
-def lead(*, source: Any, text: str = 'text', target: str = 'summary', count: int = 1) -> dict[str, float]:
-    """The baseline: ROUGE of every text's first `count` sentences. For a config's `baselines`."""
-    return _baseline(source, target, f'lead {count}', lambda record: ' '.join(sentences(text_of(record, text))[:count]))
-
-
-def named(*, source: Any, name: str = 'name', target: str = 'summary') -> dict[str, float]:
-    """The baseline: ROUGE of a function's name, 'read_allLines' as 'read all lines'. For a config's `baselines`."""
-    words = re.compile(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+')
-    return _baseline(source, target, 'name', lambda record: ' '.join(words.findall(text_of(record, name))).lower())
-
-
-def _baseline(source: Any, target: str, name: str, summary: Callable[[Record], str]) -> dict[str, float]:
-    records = [source[index] for index in range(len(source))]
-    values = metrics.rouge([summary(record) for record in records], [text_of(record, target) for record in records]).values()
-    return {f'{name}, {metric}': value for metric, value in values.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from lmx import objectives
 from lmx.data import examples
 from lmx.data.cache import checked
-from lmx.data.sources import in_memory
 from lmx.text.tokenizers import text_of
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
@@ -124,31 +122,3 @@ def _number(value: Any) -> np.float32:
     if not math.isfinite(number):
         raise BadInput(f'label {value!r} is no finite number; give one, or name the classes in task.labels')
     return np.float32(number)
-
-
-def labelled(*, field: str, labels: Sequence[str], pattern: str = r'.*', name: str = 'label') -> Callable[[Any], Any]:
-    """A step for `lmx.data.transforms.apply`: what a regular expression finds at the start of a field becomes the label.
-
-    Args:
-      field: where to look, as 'module' of a function.
-      labels: records with others are left out.
-      pattern: its first match is the label.
-      name: the field that the label goes to.
-
-    Raises:
-      BadInput: no record is left.
-    """
-    find = re.compile(pattern)
-
-    def label_of(record: Record) -> str:
-        found = find.match(str(record[field]))
-        return found[0] if found else ''
-
-    def step(records: Any) -> Any:
-        wanted = [{**record, name: label_of(record)} for record in (records[index] for index in range(len(records)))]
-        kept = [record for record in wanted if record[name] in labels]
-        if not kept:
-            raise BadInput(f'no field {field!r} of {len(records)} records begins with one of {", ".join(labels)}; look at `lmx data`')
-        return in_memory(records=kept)
-
-    return step

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmx import objectives
-from lmx.data import examples, packing
+from lmx.data import examples, pairs
 from lmx.data.cache import token_cache
-from lmx.decode import beam, rules, sample, speculative
-from lmx.tasks.language_modelling import Streamer, told
+from lmx.decode import beam, rules, sample, speculative, steps, stream
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
 
 
@@ -92,36 +91,8 @@ def text_to_text(
     def features(records: Any) -> Any:
         sources = token_cache(_prefixed(records, source, prefix), tokenizer, field=source)
         targets = token_cache(records, tokenizer, field=target)
-        kept, limits = np.arange(len(records)), [max_source_length, max_target_length]
-        lengths = np.stack([np.diff(sources.offsets), np.diff(targets.offsets)], axis=1) + specials
-        if too_long == 'drop':
-            kept = np.flatnonzero((limits >= lengths).all(axis=1))
-        if not len(kept):
-            raise BadInput(
-                f'none of {len(records)} pairs fits max_source_length {max_source_length} and max_target_length {max_target_length}'
-            )
-
-        def example(row: int) -> Features:
-            text, answer = (cache.tokens[cache.offsets[row] : cache.offsets[row + 1]] for cache in (sources, targets))
-            return {**_source(framed(text[: max_source_length - specials])), **_target(answer)}
-
-        members = kept[:, None].tolist()
-        if row_length is not None:
-            bins = packing.best_fit(np.minimum(lengths[kept], limits).max(axis=1), row_length)
-            members = [kept[bins == row].tolist() for row in range(bins.max() + 1)]
-        rows = (max_source_length, max_target_length) if row_length is None else (row_length, row_length)
-
-        import grain
-
-        settings = (max_source_length, max_target_length, first_id, too_long, row_length)
-        dataset = grain.MapDataset.source(members).map(lambda pairs: _row([example(pair) for pair in pairs], *rows, row_length is not None))
-        return examples.named(dataset, sources.fingerprint + targets.fingerprint, *settings)
-
-    def _target(ids: np.ndarray) -> Features:
-        targets = framed(ids[: max_target_length - specials])
-        targets = targets[1:] if targets[0] == first_id and len(targets) > 1 else targets
-        inputs = np.concatenate([[first_id], targets[:-1]])
-        return {'inputs': inputs, 'targets': targets, 'weights': np.ones(len(targets), np.float32)}
+        settings = {'framed': framed, 'first_id': first_id, 'specials': specials, 'too_long': too_long, 'row_length': row_length}
+        return pairs.rows(sources, targets, max_lengths=(max_source_length, max_target_length), **settings)
 
     def encode(record: Record) -> list[Features]:
         ids = tokenizer.encode(prefix + record[source])
@@ -130,7 +101,7 @@ def text_to_text(
             raise BadInput(
                 f'the text has {len(ids)} tokens, the limit is max_source_length {max_source_length}; shorten it or raise the limit'
             )
-        return [{name: examples.padded(array, examples.size(len(ids), max_source_length)) for name, array in _source(ids).items()}]
+        return [{name: examples.padded(array, examples.size(len(ids), max_source_length)) for name, array in pairs.source(ids).items()}]
 
     def predict(
         apply: Apply, batch: Batch, key: Any, emit: Callable[[Array], Array] | None = None, draft: Apply | None = None
@@ -140,18 +111,22 @@ def text_to_text(
         settings: dict[str, Any] = {'max_tokens': count, 'eos_id': end_id}
         if beam_size > 1 and draft is None:
             settings.update(beam_size=beam_size, length_penalty=length_penalty, early_stopping=early_stopping, rules=ruled)
-            return beam.best(*reader(apply, batch, count, copies=beam_size), prompt_BT, lengths_B, **settings)
+            return beam.best(*steps.reader(apply, batch, count, copies=beam_size), prompt_BT, lengths_B, **settings)
         settings['sampling'] = sample.Sampling(temperature=0)
         if draft is None:
-            return sample.generate(*reader(apply, batch, count), prompt_BT, lengths_B, key, emit=emit, rules=ruled, **settings)
+            return sample.generate(*steps.reader(apply, batch, count), prompt_BT, lengths_B, key, emit=emit, rules=ruled, **settings)
         speculative.check(beam_size, ruled)
-        readers = *reader(apply, batch, count), *reader(draft, batch, count)
+        readers = *steps.reader(apply, batch, count), *steps.reader(draft, batch, count)
         return speculative.speculate(*readers, prompt_BT, lengths_B, key, draft_tokens=draft_tokens, **settings)
 
     def decode(record: Record, windows: Sequence[tuple[Features, Mapping[str, Any]]]) -> dict[str, Any]:
         ((_, arrays),) = windows
         count = int(arrays['lengths'])
-        made = {'text': tokenizer.decode(arrays['tokens'][:count]), 'tokens': count, **told(arrays, len(arrays['tokens']), draft_tokens)}
+        made = {
+            'text': tokenizer.decode(arrays['tokens'][:count]),
+            'tokens': count,
+            **steps.told(arrays, len(arrays['tokens']), draft_tokens),
+        }
         left = len(tokenizer.encode(prefix + record[source])) - max_source_length + specials
         return {**made, 'tokens_cut': left} if left > 0 else made
 
@@ -168,7 +143,7 @@ def text_to_text(
         decode=decode,
         score=metric and (lambda predictions, records: metric([p['text'] for p in predictions], [r[target] for r in records])),
         describe=describe,
-        stream=lambda write: Streamer(tokenizer, (), write) if write and beam_size == 1 else None,
+        stream=lambda write: stream.Streamer(tokenizer, (), write) if write and beam_size == 1 else None,
     )
 
 
@@ -179,30 +154,3 @@ def _framed(tokenizer: Any, end_id: int, ids: Any) -> np.ndarray:
 
 def _prefixed(records: Any, field: str, prefix: str) -> Any:
     return records.map(lambda record: {**record, field: prefix + record[field]}) if prefix else records
-
-
-def _source(ids: np.ndarray) -> Features:
-    return {'source': ids, 'source_segments': np.ones(len(ids), np.int32)}
-
-
-def _row(pairs: Sequence[Features], source_length: int, target_length: int, shared: bool) -> Features:
-    """Pairs side by side, padded; in shared rows each is a segment of its own."""
-    columns = {name: np.concatenate([pair[name] for pair in pairs]) for name in pairs[0]}
-    if shared:
-        for name, side in (('source_segments', 'source'), ('segments', 'targets')):
-            columns[name] = np.repeat(np.arange(1, len(pairs) + 1), [len(pair[side]) for pair in pairs])
-    lengths = {'source': source_length, 'source_segments': source_length}
-    return {name: examples.padded(column, lengths.get(name, target_length)) for name, column in columns.items()}
-
-
-def reader(apply: Apply, batch: Batch, count: int, copies: int = 1) -> tuple[Any, Any]:
-    """(step, empty cache) of a model that has read the sources, each of them `copies` times."""
-    memory, _ = apply(batch['source'], segments=batch['source_segments'], method='encode')
-    rows = len(batch['source'])
-    memory = memory if copies == 1 else memory.take(jnp.repeat(jnp.arange(rows), copies))
-    return functools.partial(_step, apply, memory), apply(rows * copies, count, method='init_cache')[0]
-
-
-def _step(apply: Apply, memory: Any, tokens_BT: Array, cache: Any, segments: Array | None = None) -> tuple[Array, Any]:
-    (hidden_BTD, cache), _ = apply(tokens_BT, memory, segments=segments, cache=cache, method='hidden')
-    return apply(hidden_BTD, method='unembed')[0], cache

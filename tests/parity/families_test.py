@@ -327,7 +327,8 @@ def test_beam_tokens(name):
 @pytest.mark.parametrize('beams', [1, 3])
 @pytest.mark.parametrize('name', ['gpt2', 't5'])
 def test_tokens_under_rules(name, beams):
-    """Banned words, a least length, a forced end and, where transformers does not look at the prompt for it, no pair of tokens twice."""
+    """Banned words, a least length, a forced end and, where transformers does not look at the prompt for it, a forced beginning and no pair of
+    tokens twice."""
     both, given, eos = pair(name), prompts(name), 5
     seq2seq = hasattr(both.ours, 'encode')
     free = both.theirs.generate(**given.theirs, max_new_tokens=NEW, num_beams=beams).sequences[:, -NEW:].tolist()
@@ -340,10 +341,12 @@ def test_tokens_under_rules(name, beams):
         'min_new_tokens': 4,
         'forced_eos_token_id': eos,
     }
-    result = both.theirs.generate(**given.theirs, **settings, **({'no_repeat_ngram_size': 2} if seq2seq else {}))
+    result = both.theirs.generate(**given.theirs, **settings, **({'no_repeat_ngram_size': 2, 'forced_bos_token_id': 7} if seq2seq else {}))
     want = result.sequences[:, 1 if seq2seq else S :].tolist()
+    assert [7] not in words
+    assert seq2seq is False or {row[0] for row in want} == {7} != {row[0] for row in free}
     made = [rules.banned(words=words), rules.min_tokens(count=4, eos_id=eos), rules.forced_end(eos_id=eos)]
-    made += [rules.no_repeat(size=2)] if seq2seq else []
+    made += [rules.no_repeat(size=2), rules.forced(tokens=[7])] if seq2seq else []
     options = {'max_tokens': NEW, 'eos_id': eos, 'rules': made}
 
     @jax.jit

@@ -65,6 +65,13 @@ def test_a_beam_is_at_least_as_likely(large):
     assert 'logprob' not in found[0]
 
 
+@pytest.mark.parametrize('beam_size', [1, 3])
+def test_a_continuation_begins_with_what_is_forced(large, beam_size):
+    free, made = (predicted(large, beam_size=beam_size, forced=forced) for forced in ('', '9=+'))
+    assert not any(each['continuation'].startswith('9=+') for each in free)
+    assert all(each['continuation'].startswith('9=+') for each in made)
+
+
 def test_the_command_line(large, small, capsys):
     arguments = [f'--workdir={large}', '--allow_import=tests', '--input=1+2=', '--temperature=0', '--max_tokens=8']
     code, out, _ = call(capsys, 'predict', *arguments, f'--draft={small}', '--draft_tokens=2')

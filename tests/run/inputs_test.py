@@ -5,7 +5,7 @@ import pytest
 from lmx import models, optim, run, tasks, text
 from lmx.data import sources
 from lmx.run.config import base
-from lmx.run.predict import predict, read_inputs
+from lmx.run.predict import _record, predict, read_inputs
 from lmx.spec import ref, spec
 from lmx.types import BadInput
 
@@ -39,3 +39,17 @@ def test_an_input_that_cannot_be_read_stops_all_or_gets_its_error(tmp_path):
     assert ['continuation' in each for each in made] == [True, False, False, False, False, True]
     assert [each['error'][:8] for each in made if 'error' in each] == ['input 2:', 'input 3 ', 'input 4:', 'input 5:']
     assert made[0] == predict(tmp_path / 'run', inputs[:1])[0]
+
+
+def test_a_text_may_be_the_record_that_a_task_asks_for():
+    task = tasks.generative_question_answering(tokenizer=text.byte_level(), max_source_length=64, max_target_length=8)
+    assert _record(task, '{"question": "who?", "context": "{a}"}', 0) == {'question': 'who?', 'context': '{a}'}
+    for given, says in (
+        ('who?', '"question": ..., "context": ...'),
+        ('["who?"]', 'bare text'),
+        ('{"question": "who?"}', "no field 'context'"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            _record(task, given, 0)
+    alone = tasks.text_to_text(tokenizer=text.byte_level(), max_source_length=64, max_target_length=8)
+    assert _record(alone, '{"question": 1}', 0) == {'source': '{"question": 1}'}

@@ -8,7 +8,8 @@ import pytest
 
 from lmx import models, rng, tasks, text
 from lmx.data import sources
-from lmx.tasks.likelihood import logprobs, split, windows
+from lmx.data.continuations import split, windows
+from lmx.tasks.likelihood import logprobs
 from lmx.train.state import bind
 from lmx.types import BadInput
 

@@ -7,7 +7,7 @@ import pytest
 
 from lmx import objectives, rng, tasks, text
 from lmx.data import sources
-from lmx.tasks.question_answering import trivial
+from lmx.metrics.baselines import trivial
 from lmx.types import BadInput
 
 WORDS = ['Ada', 'wrote', 'notes', 'on', 'the', 'engine', 'in', 'London', ',', 'été', 'and', '"programs"', '1843']

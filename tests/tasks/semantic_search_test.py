@@ -11,6 +11,7 @@ import pytest
 
 from lmx import models, objectives, run, tasks, text
 from lmx.data import sources
+from lmx.data.transforms import collection
 from lmx.nn import heads
 from lmx.train.state import bind
 from lmx.types import BadInput
@@ -162,8 +163,22 @@ def test_a_collection_is_ranked_and_scored():
         task.features(sources.in_memory(records=documents))
 
 
-def test_a_long_text_is_cut_on_request_alone():
+def test_pairs_become_a_collection():
+    pairs = [{'asked': a, 'said': b} for a, b in (('the cat', 'a cat'), ('hills', 'green hills'), ('the cat', 'sat'))]
+    made = collection(query='asked', document='said')(sources.in_memory(records=pairs))
+    records = [made[index] for index in range(len(made))]
+    assert [record['text'] for record in records] == ['a cat', 'green hills', 'sat', 'the cat', 'hills']
+    assert [record['relevant'] for record in records[3:]] == [['0', '2'], ['1']]
+    vectors = [{'embedding': row} for row in ([1, 0, 0], [0, 1, 0], [0.5, 0, 0], [1, 0, 0.1], [0, 1, 0])]
+    found = tasks.retrieval(tokenizer=tokenizer(), max_length=12).score(vectors, records).values()
+    assert found['mrr'] == found['map'] == 1
+    assert found['recall@1'] == (1 / 2 + 1) / 2
+
+
+def test_a_long_text_is_cut_on_request_alone_and_said_to_be():
     whole, cut = (tasks.semantic_search(tokenizer=tokenizer(), max_length=8, too_long=how) for how in ('windows', 'cut'))
     assert [len(each.encode({'text': WORDS})) for each in (whole, cut)] == [3, 1]
+    made = [each.decode({'text': WORDS}, [(w, {'vectors': np.eye(4)[0]}) for w in each.encode({'text': WORDS})]) for each in (whole, cut)]
+    assert [each.get('tokens_cut', 0) for each in made] == [0, len(tokenizer().encode(WORDS)) - 6]
     with pytest.raises(BadInput, match="too_long 'no' is unknown"):
         tasks.semantic_search(tokenizer=tokenizer(), max_length=8, too_long='no')

@@ -8,7 +8,7 @@ import pytest
 
 from lmx import models, tasks, text
 from lmx.data import sources
-from lmx.tasks.span_corruption import whole
+from lmx.data.corrupt import whole
 from lmx.train.state import bind, init_params
 from lmx.types import BadInput
 

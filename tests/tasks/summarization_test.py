@@ -5,7 +5,8 @@ import pytest
 
 from lmx import tasks, text
 from lmx.data import sources
-from lmx.tasks.summarization import lead, sentences
+from lmx.metrics.baselines import lead
+from lmx.text.sentences import sentences
 from lmx.types import BadInput
 
 TEXT = 'Cats sleep a lot. Cats sleep by day!\nThe stock fell? Cats eat'

@@ -10,11 +10,11 @@ import pytest
 
 from lmx import metrics, models, objectives, optim, rng, run, tasks, text
 from lmx.data import sources, transforms
+from lmx.data.transforms import labelled
 from lmx.nn import heads
 from lmx.optim import schedules
 from lmx.run.config import base
 from lmx.spec import ref, spec
-from lmx.tasks.text_classification import labelled
 from lmx.train.state import bind, init_params
 from lmx.types import BadInput
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmx import models, objectives, optim, rng, run, tasks, text
+from lmx import metrics, models, objectives, optim, rng, run, tasks, text
 from lmx.data import sources
 from lmx.nn.block import pre_norm
 from lmx.optim import schedules
@@ -238,7 +238,7 @@ def test_a_run_learns_to_reverse(tmp_path):
     c.steps, c.batch_size = 100, 64
     c.data = {split: spec(sources.in_memory, records=reversals()) for split in ('train', 'validation')}
     c.tokenizer = spec(text.characters, source=ref('data.train'), field='source', eos=True)
-    c.task = spec(tasks.text_to_text, tokenizer=ref('tokenizer'), max_source_length=6, max_target_length=6)
+    c.task = spec(tasks.text_to_text, tokenizer=ref('tokenizer'), max_source_length=6, max_target_length=6, metric=metrics.chrf)
     sizes = {'dim': 32, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 64, 'dropout_rate': 0.0}
     c.model = spec(models.transformer, vocab_size=ref('tokenizer.vocab_size'), residual=pre_norm, **sizes)
     c.optim = spec(optim.optimizer, rule=spec(optim.adam), schedule=spec(schedules.linear, peak=1e-2, steps=100), clip_norm=1.0)
@@ -247,6 +247,11 @@ def test_a_run_learns_to_reverse(tmp_path):
     assert values['loss'] < 0.1
     made = run.predict(tmp_path / 'run', [pair['source'] for pair in reversals()[:12]], config=c, allow=('jax',))
     assert [each['text'] for each in made] == [pair['target'] for pair in reversals()[:12]]
+    scored = run.evaluate(tmp_path / 'run', config=c, allow=('jax',))
+    *lines, signature = run.table(scored).split('\n')
+    assert 'chrf 100.0000 (100.0000 to 100.0000)' in lines[0]
+    assert signature.startswith('chrf: nrefs:1|case:mixed')
+    assert 'chrf: ' not in lines[0]
 
 
 @pytest.mark.parametrize(
