@@ -644,7 +644,8 @@ def _sweep_slurm(v: Flags, wanted: Any, workdir: Any) -> int:
     from lmx.sweep import slurm
 
     folder = Folder(workdir, wanted)
-    more = [f'--{name}={v[name].value}' for name in ('slots', 'jobs') if v[name].value is not None]
+    name = 'slots' if v.inner == 'vmap' else 'jobs'
+    more = [f'--{name}={v[name].value}'] if v[name].value is not None else []
     asked = {
         **{name: v[name].value for name in ('gpus_per_node', 'grace', 'restarts', 'setup', 'container')},
         **{'array': v.elements, 'at_once': v.throttle, 'executor': v.inner, 'arguments': more, 'copy': v.snapshot},

@@ -32,11 +32,11 @@ APART = (
 """What all trainings of a population have in common, as it says how they are run."""
 
 
-def own_paths(of: Study, trials: Sequence[Trial]) -> list[str]:
-    """The config paths that the trainings change and that one program can take as arguments; for a search, all that it varies.
+def varied(of: Study, trials: Sequence[Trial]) -> list[str]:
+    """The config paths that a study changes.
 
     Raises:
-      BadInput: something varies that a population cannot do; the executor that can is named.
+      BadInput: something that trainings in one program cannot do, or do differently; the executor that can is named.
     """
     base = of.base
     refused = [
@@ -50,12 +50,21 @@ def own_paths(of: Study, trials: Sequence[Trial]) -> list[str]:
         if wrong:
             raise BadInput(f'config.{what} cannot be had by many trainings in one program; use --executor=local')
     searched = list(of.points.space) if isinstance(of.points, Search) else []
-    varied = dict.fromkeys([*searched, *(path for trial in trials for path in trial.point)])
-    for path in varied:
+    paths = list(dict.fromkeys([*searched, *(path for trial in trials for path in trial.point)]))
+    for path in paths:
         if path.split('.')[0] in APART:
             raise BadInput(f'{path} cannot vary among trainings in one program; use --executor=local')
-    found = [path for path in varied if path.split('.')[0] in TRACED and _traces(of, path, trials)]
-    static = [path for path in searched if path not in found]
+    return paths
+
+
+def own_paths(of: Study, trials: Sequence[Trial]) -> list[str]:
+    """The config paths that the trainings change and that one program can take as arguments; for a search, all that it varies.
+
+    Raises:
+      BadInput: as `varied`; a search in a path that cannot be an argument.
+    """
+    found = [path for path in varied(of, trials) if path.split('.')[0] in TRACED and _traces(of, path, trials)]
+    static = [path for path in of.points.space if path not in found] if isinstance(of.points, Search) else []
     if static:
         raise BadInput(f'{static[0]} cannot be an argument of one program, as a search in it needs; use --executor=local')
     return found
@@ -152,7 +161,10 @@ def _traces(of: Study, path: str, trials: Sequence[Trial]) -> bool:
     numbers = sorted({value for value in values if _is_number(value)})
     if not numbers or isinstance(spec.get(of.base, path), int) != isinstance(numbers[0], int):
         return False
-    first = next(trial for trial in trials if _at(of, trial, path) == numbers[0]) if trials else Trial(0, {path: numbers[0]}, of.seeds[0])
+    points = (
+        [middle(of.points)] if isinstance(of.points, Search) else [trial.point for trial in trials if _at(of, trial, path) == numbers[0]]
+    )
+    first = Trial(0, points[0], of.seeds[0])
     parts = Parts(study.config_of(of, Trial(0, {**first.point, path: numbers[0]}, first.seed)), devices=jax.devices()[:1])
     parts.check()
     if path.startswith('task.') and len({_data(of, first, path, value) for value in numbers}) > 1:

@@ -64,8 +64,10 @@ def sweep(
             raise BadInput(
                 f'the study takes {table.steps(of):,} updates and its budget is {of.budget:,}; take fewer points, seeds or steps'
             )
+        if executor == 'vmap':
+            groups.varied(of, folder.trials())
         groups.check_metric(of)
-        run = _Sweep(folder, executor, jobs, slots)
+        run = _Sweep(folder, executor, jobs, slots, part)
         with contextlib.closing(_source(folder, part)) as source:
             run(source, source.left if isinstance(source, Listed) else folder.trials())
         if part is None:
@@ -78,8 +80,9 @@ def sweep(
 class _Sweep:
     """One start of a sweep."""
 
-    def __init__(self, folder: Folder, executor: str, jobs: int, slots: int | None):
+    def __init__(self, folder: Folder, executor: str, jobs: int, slots: int | None, part: tuple[int, int] | None):
         self.folder, self.executor, self.jobs, self.slots = folder, executor, jobs, slots
+        self.suffix = '' if part is None else f'-{part[0]}of{part[1]}'  # parts have populations of their own
         self.signal: str | None = None  # as `Signals` sets it
 
     def __call__(self, source: Source, trials: Sequence[Trial]) -> None:
@@ -105,6 +108,7 @@ class _Sweep:
 
     def _population(self, config: Any, own: Sequence[str], source: Source, count: int) -> None:
         group = groups.group(self.folder.study, config, own)
+        group = dataclasses.replace(group, name=group.name + self.suffix)
         devices = jax.device_count()
         size = math.ceil(min(count, self.slots or _fitting(group, devices)) / devices) * devices
         say(f'{count} training(s) of {config.steps} updates in {size} slots on {devices} {jax.devices()[0].device_kind} device(s)')

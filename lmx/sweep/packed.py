@@ -260,39 +260,40 @@ class Packed:
         self.tick = meta['tick']
         for index, one in enumerate(meta['held']):
             if one is not None:
-                step = one.pop('step')
-                trial = Trial(**one)
-                self._open(index, trial, step, meta['lengths'][trial.name])
-                self.bar.update(step)
+                trial = _trial(one)
+                self._open(index, trial, one['step'], meta['lengths'][trial.name])
+                self.bar.update(one['step'])
 
 
 def extract(group: Group, folder: Folder, trial: Trial, target: pathlib.Path) -> None:
     """Writes one training of a population's last checkpoint as a run of its own.
 
     Raises:
-      BadInput: it is not in that checkpoint.
+      BadInput: it is in no checkpoint.
     """
-    place = folder.path / 'population' / group.name
-    size = json.loads((place / 'size.json').read_text()) if place.is_dir() else 0
-    population = Population(group.program, size) if size else None
-    checkpoints = Checkpoints(place / 'checkpoints', read_only=True)
-    try:
+    for place in sorted((folder.path / 'population').glob(f'{group.name}*')):
+        size = json.loads((place / 'size.json').read_text())
         values = {path: np.zeros(size, _kind(group.config, path)) for path in group.own}
-        found = checkpoints.newest_good(population.abstract(values)) if population is not None else None
-    finally:
-        checkpoints.close()
-    names = (
-        []
-        if found is None
-        else [None if one is None else Trial(**{k: v for k, v in one.items() if k != 'step'}).name for one in found[2]['held']]
-    )
-    if found is None or trial.name not in names:
-        raise BadInput(f'training {trial.name!r} is in no checkpoint yet; try again after the next one')
-    trained = take(found[1], names.index(trial.name))
-    shutil.copytree(folder.folder(trial), target, ignore=shutil.ignore_patterns('trial.json', '.lock'))
-    own = Checkpoints(target / 'checkpoints')
-    own.save(int(trained.step), trained, {'data': group.batches(trial.seed).fingerprint, 'lengths': found[2]['lengths'][trial.name]}, {})
-    own.close()
+        checkpoints = Checkpoints(place / 'checkpoints', read_only=True)
+        try:
+            found = checkpoints.newest_good(Population(group.program, size).abstract(values))
+        finally:
+            checkpoints.close()
+        names = [] if found is None else [None if one is None else _trial(one).name for one in found[2]['held']]
+        if found is not None and trial.name in names:
+            trained, meta = take(found[1], names.index(trial.name)), found[2]
+            shutil.copytree(folder.folder(trial), target, ignore=shutil.ignore_patterns('trial.json', '.lock'))
+            own = Checkpoints(target / 'checkpoints')
+            own.save(
+                int(trained.step), trained, {'data': group.batches(trial.seed).fingerprint, 'lengths': meta['lengths'][trial.name]}, {}
+            )
+            own.close()
+            return
+    raise BadInput(f'training {trial.name!r} is in no checkpoint yet; try again after the next one')
+
+
+def _trial(kept: Mapping[str, Any]) -> Trial:
+    return Trial(**{key: value for key, value in kept.items() if key != 'step'})
 
 
 def _kept_size(place: pathlib.Path, size: int) -> int:

@@ -72,7 +72,12 @@ def classifier():
     c.tokenizer = spec.spec(text.characters, source=ref('data.train'))
     c.task = spec.spec(tasks.text_classification, tokenizer=ref('tokenizer'), labels=('0', '1'), max_length=12)
     c.model = spec.spec(
-        models.bert, vocab_size=ref('tokenizer.vocab_size'), dim=8, num_layers=1, num_heads=2, head=spec.spec(heads.classes, num_classes=2)
+        models.bert,
+        vocab_size=ref('tokenizer.vocab_size'),
+        dim=8,
+        num_layers=1,
+        num_heads=2,
+        head=spec.spec(heads.classifier, num_classes=2),
     )
     c.optim = spec.spec(optim.optimizer, rule=spec.spec(optim.adam), schedule=spec.spec(schedules.constant, peak=1e-3))
     c.every = {'log': 1, 'evaluate': 4, 'checkpoint': 0}
@@ -115,12 +120,12 @@ def test_every_training_equals_the_same_config_alone(name, tmp_path):
 
 def test_waves_in_one_compilation_and_one_that_diverges(tmp_path, monkeypatch):
     """Five trainings in two slots are as in four; the one whose loss is not finite is frozen, and its slot is taken by the next."""
-    kept = []
-    monkeypatch.setattr(packed, 'Population', lambda *args: kept.append(Population(*args)) or kept[-1])
+    traced, step = [], Population._step
+    monkeypatch.setattr(Population, '_step', lambda self, *args: traced.append(self.size) or step(self, *args))
     of = Study(gpt(), grid({'optim.schedule.peak': (1e-3, 1e30, 4e-3, 8e-3, 1.6e-2)}))
     sweeps.sweep(of, tmp_path / 'two', slots=2)
     sweeps.sweep(of, tmp_path / 'four', slots=4)
-    assert [population.step._cache_size() for population in kept] == [1, 1]
+    assert traced == [2, 4]
     rows = Folder(tmp_path / 'two').rows()
     assert [row.state for row in rows] == ['done', 'diverged', 'done', 'done', 'done']
     assert re.fullmatch(r'loss or gradient is not finite at step \d+; the update was not made', rows[1].why)
@@ -182,7 +187,7 @@ def test_a_training_goes_on_as_a_run_of_its_own(tmp_path):
     """The end of one, and the midst of another from a population's checkpoint."""
     of = Study(gpt(), grid(RATES))
     with pytest.raises(Preempted):
-        _stopped(of, tmp_path / 'a', after=6)
+        _stopped(of, tmp_path / 'a', after=7)
     sweeps.take(tmp_path / 'a', '0001-s0', tmp_path / 'midst')
     assert len(lines(tmp_path / 'midst' / 'metrics.jsonl')) == 6
     sweeps.sweep(of, tmp_path / 'a')
