@@ -73,9 +73,13 @@ def assert_equal(expected, found):
 
 
 @pytest.mark.usefixtures('quick_compilation')
-@pytest.mark.parametrize('mask', MASKS)
 @pytest.mark.parametrize(
-    'sizes', [{'context': 8}, pytest.param({'data': 2, 'context': 2, 'tensor': 2}, marks=pytest.mark.full)], ids=['ring', 'product']
+    ('sizes', 'mask'),
+    [
+        pytest.param(sizes, mask, marks=() if mask in sooner else pytest.mark.full)
+        for sizes, sooner in (({'context': 8}, ('none', 'prefix', 'all')), ({'data': 2, 'context': 2, 'tensor': 2}, ('segments', 'packed')))
+        for mask in MASKS
+    ],
 )
 def test_the_ring_equals_plain_attention(sizes, mask):
     assert_equal(*both(sizes, MASKS[mask](), *arrays()))
@@ -83,7 +87,7 @@ def test_the_ring_equals_plain_attention(sizes, mask):
 
 @pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('mask', [pytest.param('segments', marks=pytest.mark.full), 'packed'])
-@pytest.mark.parametrize('feature', FEATURES)
+@pytest.mark.parametrize('feature', [pytest.param('scale', marks=pytest.mark.full), 'softcap', 'bias'])
 def test_with_every_feature(feature, mask):
     assert_equal(*both({'data': 2, 'context': 4}, MASKS[mask](), *arrays(), **FEATURES[feature]))
 
