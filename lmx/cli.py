@@ -601,9 +601,9 @@ def _sweep_flags(v: Flags) -> None:
     flags.DEFINE_bool('status', False, 'how the sweep in --workdir stands', flag_values=v)
     flags.DEFINE_string('take', None, 'a training, as 0003-s1, to copy to --to as a run of its own', flag_values=v)
     flags.DEFINE_string('to', None, 'where --take copies to', flag_values=v)
-    flags.DEFINE_integer('elements', 8, 'slurm: elements of the array, each with its part of the trainings', flag_values=v)
-    flags.DEFINE_integer('throttle', None, 'slurm: how many elements at a time', flag_values=v)
-    flags.DEFINE_enum('inner', 'vmap', ['vmap', 'local'], 'slurm: the executor of each element', flag_values=v)
+    flags.DEFINE_integer('array', 8, 'slurm: jobs of the array, each with its part of the trainings', flag_values=v)
+    flags.DEFINE_integer('at_once', None, 'slurm: how many of them at a time', flag_values=v)
+    flags.DEFINE_enum('inner', 'vmap', ['vmap', 'local'], 'slurm: the executor of each job', flag_values=v)
     _slurm_flags(v)
 
 
@@ -648,7 +648,7 @@ def _sweep_slurm(v: Flags, wanted: Any, workdir: Any) -> int:
     more = [f'--{name}={v[name].value}'] if v[name].value is not None else []
     asked = {
         **{name: v[name].value for name in ('gpus_per_node', 'grace', 'restarts', 'setup', 'container')},
-        **{'array': v.elements, 'at_once': v.throttle, 'executor': v.inner, 'arguments': more, 'copy': v.snapshot},
+        **{'array': v.array, 'at_once': v.at_once, 'executor': v.inner, 'arguments': more, 'copy': v.snapshot},
         'options': _slurm_options(v),
     }
     if v.dry_run:
@@ -705,7 +705,7 @@ COMMANDS: dict[str, Command] = {
         lmx sweep --study=experiments/sweep_lr_width.py --dry_run                       the points, and what they cost
         lmx sweep --study=experiments/sweep_lr_width.py --workdir=sweeps/a              all in one program, or one for each shape
         lmx sweep --study=experiments/sweep_lr_width.py --workdir=sweeps/a --executor=local --jobs=4
-        lmx sweep --study=... --workdir=/shared/a --executor=slurm --elements=8 --gpus_per_node=1 --time=4:00:00
+        lmx sweep --study=... --workdir=/shared/a --executor=slurm --array=8 --gpus_per_node=1 --time=4:00:00
         lmx sweep --workdir=sweeps/a --status
         lmx sweep --workdir=sweeps/a --take=0003-s1 --to=runs/b                         a training as a run of its own
         """,

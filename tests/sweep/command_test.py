@@ -80,9 +80,7 @@ def test_a_grid_that_is_killed_on_the_way_to_its_report(root, tmp_path, capsys, 
     code, out, _ = called(capsys, root, monkeypatch, 'sweep', f'--workdir={place}', '--take=0001-s0', f'--to={tmp_path / "b"}')
     assert out.strip() == f'lmx train --workdir={tmp_path / "b"}'
     assert (tmp_path / 'b' / 'checkpoints' / '12').is_dir()
-    script = called(
-        capsys, root, monkeypatch, 'sweep', f'--workdir={place}', '--executor=slurm', '--elements=2', '--throttle=1', '--dry_run'
-    )
+    script = called(capsys, root, monkeypatch, 'sweep', f'--workdir={place}', '--executor=slurm', '--array=2', '--at_once=1', '--dry_run')
     assert '--array=0-1%1' in script[1]
     assert '--executor=vmap --part=$SLURM_ARRAY_TASK_ID/2' in script[1].replace("'", '')
 
