@@ -16,7 +16,8 @@ from lmx.nn.partition import DATA_AXES
 from lmx.train import layouts as ready
 from lmx.types import BadInput
 
-AXES = ('trial', 'data', 'fsdp', 'tensor', 'context', 'expert', 'stage')
+AXES = ('trial', 'stage', 'data', 'fsdp', 'expert', 'context', 'tensor')
+"""Outermost first: what sends least may cross hosts, and what sends most stays between neighbours."""
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
@@ -33,7 +34,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or (free and len(devices) % fixed) or (not free and fixed != len(devices)):
         raise BadInput(f'mesh {dict(sizes)} does not multiply to {len(devices)} devices; {_nearest(sizes, len(devices))}')
-    shape = {name: len(devices) // fixed if size == -1 else size for name, size in sizes.items()}
+    shape = {name: len(devices) // fixed if sizes[name] == -1 else sizes[name] for name in AXES if name in sizes}
     shape = {name: size for name, size in shape.items() if size > 1} or {'data': 1}
     return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
 

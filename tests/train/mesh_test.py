@@ -226,7 +226,7 @@ def test_an_axis_that_the_mesh_lacks_splits_nothing():
 @pytest.mark.parametrize(
     ('sizes', 'rules', 'says'),
     [
-        ({'fsdp': 8}, ((r'.*', ('model',)),), "axis 'model' in config.rules is unknown; there are trial, data"),
+        ({'fsdp': 8}, ((r'.*', ('model',)),), "axis 'model' in config.rules is unknown; there are trial, stage, data"),
         ({'data': 2, 'tensor': 4}, ((r'norm/scale$', (None, None, 'tensor')), (r'.*', ())), 'has more axes than parameter'),
         ({'tensor': 8}, ((r'up/kernel$', ('tensor', None)), (r'down/kernel$', (None, 'tensor')), (r'.*', ())), None),
         ({'tensor': 8}, ((r'gate/kernel$', (None, 'tensor')), (r'embedding$', ('data',)), (r'kernel$', ())), 'no sharding rule'),
