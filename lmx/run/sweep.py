@@ -58,15 +58,16 @@ def sweep(
         raise BadInput(f'executor {executor!r} is unknown; there are {", ".join(EXECUTORS)}{spec.nearest(executor, EXECUTORS)}')
     folder = Folder(workdir, of)
     with folder.locked('' if part is None else f'.{part[0]}'):
-        if part is None or part[0] == 0:
-            folder.record()
         if of.budget is not None and table.steps(of) > of.budget:
             raise BadInput(
                 f'the study takes {table.steps(of):,} updates and its budget is {of.budget:,}; take fewer points, seeds or steps'
             )
         if executor == 'vmap':
+            use_cores(of.base)  # before anything touches a device
             groups.varied(of, folder.trials())
         groups.check_metric(of)
+        if part is None or part[0] == 0:
+            folder.record()
         run = _Sweep(folder, executor, jobs, slots, part)
         with contextlib.closing(_source(folder, part)) as source:
             run(source, source.left if isinstance(source, Listed) else folder.trials())
@@ -96,7 +97,6 @@ class _Sweep:
         if not trials and isinstance(source, Listed):
             return
         of = self.folder.study
-        use_cores(of.base)
         # Of all trainings, also those that have ended: what one program takes does not change as a sweep goes on.
         own = groups.own_paths(of, [*self.folder.trials(), *(trial for trial in trials if trial.fresh)])
         if isinstance(of.points, Search) and not isinstance(source, Listed):
