@@ -47,7 +47,7 @@ def sweep(
       workdir: of the sweep. Every training has an ordinary run's folder in it.
       executor: 'vmap', many in one program; or 'local', a process of `lmx train` for each.
       jobs: of 'local', how many at a time.
-      slots: of 'vmap', how many at most in one program; None = as many as fit.
+      slots: of 'vmap', how many at most in one program, and at least one a device; None = as many as fit.
       part: (index, count): every count-th training alone, without what comes when all have ended.
 
     Raises:
@@ -110,7 +110,8 @@ class _Sweep:
         group = groups.group(self.folder.study, config, own)
         group = dataclasses.replace(group, name=group.name + self.suffix)
         devices = jax.device_count()
-        size = math.ceil(min(count, self.slots or _fitting(group, devices)) / devices) * devices
+        most = self.slots or _fitting(group, devices)
+        size = min(math.ceil(count / devices), max(most // devices, 1)) * devices  # every device has as many
         say(f'{count} training(s) of {config.steps} updates in {size} slots on {devices} {jax.devices()[0].device_kind} device(s)')
         with Signals(self):
             whole = Packed(group, self.folder, source, size, count * config.steps, stop=lambda: self.signal is not None).run()
