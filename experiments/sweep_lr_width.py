@@ -13,7 +13,7 @@ from lmx.study import Study, grid
 def get_study() -> Study:
     base = load('configs/gpt_shakespeare_char.py')
     with base.unlocked():
-        base.steps, base.samples = 500, ()
-        base.optim.schedule.warmup_steps = 50
+        base.steps, base.samples = 300, ()
+        base.optim.schedule.warmup_steps = 30
     points = grid({'model.dim': (32, 64, 128), 'optim.schedule.peak': (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)})
     return Study(base, points, metric='validation/loss', seeds=(0, 1, 2), fresh_seeds=(100, 101, 102))
