@@ -2,8 +2,9 @@
 
     lmx train --config=configs/dates_seq2seq.py --workdir=runs/dates && lmx evaluate --workdir=runs/dates --checkpoint=best --split=test
 
-`:model=transformer` (Vaswani 2017), `t5`, `bart`, `rnn` (Bahdanau 2015) or `conv` (Gehring 2017). The Transformer writes all of 500 test dates, none
-of which is in the training data, without a fault, after 4 minutes on 2 busy cores.
+`:model=transformer` (Vaswani 2017), `t5`, `bart`, `rnn` (Bahdanau 2015) or `conv` (Gehring 2017). The Transformer and ConvS2S
+write all of 500 test dates, none of which is in the training data, without a fault, after 4 and 2 minutes on 2 busy cores. The RNN comes late: 7.2 %
+of the dates (81 % of their characters) after 4 minutes.
 """
 
 from ml_collections import ConfigDict
@@ -24,13 +25,14 @@ MODELS = {
     'rnn': spec(models.rnn_seq2seq, **VOCAB, tied=True),
     'conv': spec(models.conv_seq2seq, **VOCAB, num_layers=3, max_length=32, tied=True),
 }
-RATES = {'bart': 1e-3}  # post-norm: larger ones end it at the mean of all dates
+RATES = {'bart': 1e-3, 'rnn': 1e-3}  # larger ones end these at the mean of all dates
+STEPS = {'rnn': 1800}  # additive attention learns late where to look
 
 
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False, model='transformer')
     c = base()
-    c.steps, c.batch_size = 600, 64
+    c.steps, c.batch_size = STEPS.get(a.model, 600), 64
     fields = {'source': 'source', 'target': 'target'}
     c.data = {split: spec(sources.tfds, name='lmx:dates', split=split, fields=fields) for split in ('train', 'validation', 'test')}
     c.tokenizer = spec(text.byte_level)

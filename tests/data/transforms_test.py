@@ -20,6 +20,11 @@ def test_each_step():
     assert texts(['x', 'y', 'x', 'z', 'y'], transforms.deduplicate()) == ['x', 'y', 'z']
 
 
+def test_words_become_a_text_beside_them():
+    made = transforms.joined(field='words')(sources.in_memory(records=[{'words': ['Ada', 'wrote', '.'], 'tags': [1, 0, 0]}]))
+    assert made[0] == {'words': ['Ada', 'wrote', '.'], 'tags': [1, 0, 0], 'text': 'Ada wrote .'}
+
+
 def test_steps_run_in_order():
     assert texts(['a  b', 'a b'], transforms.collapse_whitespace(), transforms.deduplicate()) == ['a b']
     assert texts(['a  b', 'a b'], transforms.deduplicate(), transforms.collapse_whitespace()) == ['a b', 'a b']
