@@ -3,7 +3,8 @@
     lmx train --config=configs/summarize_aeslc.py --workdir=runs/aeslc && lmx evaluate --workdir=runs/aeslc --checkpoint=best --split=test
 
 Beside the evaluation stands ROUGE of the email's first sentence, which has ROUGE-1 16.7 on validation. 14,000 emails do not teach it to a small
-Transformer that begins from nothing: ROUGE-1 2.9 on test (2.4 to 3.4) after 1,500 steps, 71 minutes on 2 busy cores. Put AESLC-master.tar (or .tar.xz) in $LMX_DATA/aeslc.
+Transformer that begins from nothing: ROUGE-1 2.9 on test (2.4 to 3.4) after 1,500 steps, 71 minutes on 2 busy cores. Put AESLC-master.tar (or
+.tar.xz) in $LMX_DATA/aeslc.
 """
 
 import os
