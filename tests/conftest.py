@@ -1,5 +1,6 @@
 """Eight simulated CPU devices and one compilation cache for all tests; what a test needs and the machine lacks, it skips with the reason."""
 
+import gc
 import os
 import pathlib
 from collections.abc import Iterator
@@ -29,6 +30,16 @@ def raw_data(root: pathlib.Path) -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f'no raw data in {folder}; set LMX_DATA')
     return folder
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forgotten_programs() -> Iterator[None]:
+    """Every module leaves its compiled programs behind: each has mappings of its own, and Linux ends a process that has 65,530 of them."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
