@@ -608,6 +608,7 @@ def _sweep_flags(v: Flags) -> None:
 
 
 def _sweep(v: Flags, rest: list[str], overrides: list[str]) -> int:
+    import dataclasses
     import pathlib
 
     _refuse(rest)
@@ -626,7 +627,7 @@ def _sweep(v: Flags, rest: list[str], overrides: list[str]) -> int:
         print(f'lmx train --workdir={of_sweep.take(workdir, v.take, v.to)}')
         return 0
     wanted = of_sweep.Folder(workdir).study if v.study is None else study.load(v.study)
-    wanted = of_sweep.extended(wanted, override(wanted.base, overrides)) if overrides else wanted
+    wanted = dataclasses.replace(wanted, base=override(wanted.base, overrides)) if overrides else wanted
     if v.executor == 'slurm':
         return _sweep_slurm(v, wanted, workdir)
     if v.dry_run:

@@ -247,8 +247,3 @@ def finish(workdir: str | os.PathLike[str]) -> str:
 
     folder = Folder(workdir)
     return f'{result(folder.study, folder.rows())}\nreport: {page.write(workdir)}'
-
-
-def extended(of: Study, config: Any) -> Study:
-    """The study with another base."""
-    return dataclasses.replace(of, base=config)

@@ -56,7 +56,10 @@ class Folder:
     def __init__(self, path: str | os.PathLike[str], wanted: Study | None = None):
         self.path = pathlib.Path(path).absolute()
         file = self.path / 'study.json'
-        self.kept: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+        try:
+            self.kept: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+        except json.JSONDecodeError as error:
+            raise BadInput(f'{file} is broken ({error}); restore it from a copy, or give a new --workdir') from None
         if self.kept is None and wanted is None:
             raise BadInput(f'{path} holds no sweep (no study.json); give --study=FILE.py')
         if self.kept is None and self.path.is_dir() and (others := _foreign(self.path)):

@@ -132,6 +132,9 @@ def test_other_folders_are_left_alone(base, tmp_path):
         Folder(tmp_path, Study(base, ({},)))
     with pytest.raises(BadInput, match=r'no study\.json'):
         Folder(tmp_path / 'nothing')
+    (tmp_path / 'study.json').write_text('{')
+    with pytest.raises(BadInput, match=r'study\.json is broken .*restore it'):
+        Folder(tmp_path)
 
 
 def test_a_sweep_is_trained_by_one_process(base, tmp_path):
