@@ -91,6 +91,7 @@ def token_losses(
     targets: Array,
     weights: Array,
     *,
+    memory: Any = None,
     chunk: int | None = None,
     label_smoothing: Any = 0.0,
     z_loss: Any = 0.0,
@@ -98,7 +99,7 @@ def token_losses(
     """Cross-entropy over the vocabulary, the one place where logits of a training batch exist.
 
     Args:
-      hidden: [..., T, D]; `apply(hidden, method='unembed')` gives the logits.
+      hidden: [..., T, D]; `apply(hidden, method='unembed')` gives the logits, `apply(hidden, memory, method='unembed')` with a memory.
       targets, weights: [..., T].
       chunk: positions of T that are unembedded at a time (and again in the backward pass), so that the logits of all never exist at
         once. None = all.
@@ -111,7 +112,7 @@ def token_losses(
     """
 
     def losses(hidden: Array, targets: Array, weights: Array) -> tuple[dict[str, Array], Sums]:
-        logits, sown = apply(hidden, method='unembed')
+        logits, sown = apply(hidden, *(() if memory is None else (memory,)), method='unembed')
         return _weighted_totals(logits.astype(jnp.float32), targets, weights, label_smoothing, z_loss), sown
 
     length = hidden.shape[-2]
@@ -171,7 +172,9 @@ def seq2seq(apply: Apply, batch: Batch, *, label_smoothing: Any = 0.0, z_loss: A
     """
     memory, sown_in = apply(batch['source'], segments=batch['source_segments'], method='encode')
     (hidden_BTD, _), sown = apply(batch['inputs'], memory, segments=batch.get('segments'), method='hidden')
-    sums, sown_out = _vocabulary('seq2seq', apply, hidden_BTD, batch, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss)
+    sums, sown_out = _vocabulary(
+        'seq2seq', apply, hidden_BTD, batch, memory=memory, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss
+    )
     return merge(sums, sown_in, sown, sown_out)
 
 

@@ -133,8 +133,8 @@ class EncoderDecoder(Protocol):
         """Target inputs, already shifted right -> (hidden_BTD, cache)."""
         ...
 
-    def unembed(self, hidden: Array) -> Array:
-        """[..., D] -> logits [..., V] float32."""
+    def unembed(self, hidden: Array, memory: Any = None) -> Array:
+        """[..., D] -> logits [..., V] float32. `memory` is the one that `hidden` read, for models that copy from it."""
         ...
 
     def init_cache(self, batch_size: int, max_length: int) -> Any:

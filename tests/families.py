@@ -39,6 +39,7 @@ SEQ2SEQ = {
     'pre_norm': partial(models.transformer, **seq2seq, mlp_dim=24, residual=pre_norm, target_vocab_size=V, num_decoder_layers=3),
     't5': partial(models.t5, **seq2seq, mlp_dim=24, head_dim=8, num_buckets=8, max_distance=12),
     't5_1_1': partial(models.t5_1_1, **seq2seq, mlp_dim=24, head_dim=8, num_decoder_layers=3),
+    'pointer': partial(models.transformer, **seq2seq, mlp_dim=24, pointer=True, encoder=models.bert(**SMALL, dropout_rate=0.0)),
     'bart': partial(models.bart, **seq2seq, mlp_dim=24, max_length=32),
 }
 """Keywords -> a model that meets `lmx.types.EncoderDecoder`."""

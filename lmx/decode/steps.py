@@ -34,7 +34,7 @@ def reader(apply: Apply, batch: Batch, count: int, copies: int = 1) -> tuple[Any
 
 def _seq2seq(apply: Apply, memory: Any, tokens_BT: Array, cache: Any, segments: Array | None = None) -> tuple[Array, Any]:
     (hidden_BTD, cache), _ = apply(tokens_BT, memory, segments=segments, cache=cache, method='hidden')
-    return apply(hidden_BTD, method='unembed')[0], cache
+    return apply(hidden_BTD, memory, method='unembed')[0], cache
 
 
 def told(arrays: Mapping[str, Any], count: int, draft_tokens: int) -> dict[str, float]:

@@ -347,7 +347,7 @@ class ConvSeq2Seq(nn.Module):
         x_BTD = jnp.take_along_axis(x_BTD, jnp.argsort(order, axis=1)[..., None], axis=1)
         return self.output_dropout(x_BTD), cache.replace(layers=layers, length_B=cache.length_B + count_B)
 
-    def unembed(self, hidden: Array) -> Array:
+    def unembed(self, hidden: Array, memory: Any = None) -> Array:
         """[..., D] -> logits [..., V] float32."""
         if not self.tied:
             return self.head(hidden)

@@ -204,7 +204,7 @@ class RecurrentSeq2Seq(nn.Module):
         count_B = jnp.sum(real_BT, axis=1, dtype=jnp.int32)
         return hidden_BTD, RecurrentCache((*states, (fed_BF,)), cache.length_B + count_B)
 
-    def unembed(self, hidden: Array) -> Array:
+    def unembed(self, hidden: Array, memory: Any = None) -> Array:
         """[..., D] -> logits [..., V] float32."""
         if not self.tied:
             return self.head(hidden)

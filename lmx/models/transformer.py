@@ -12,13 +12,15 @@ from flax import linen as nn
 from lmx.nn import cache
 from lmx.nn.attention import Attention, CrossAttention, Remember, head_sizes
 from lmx.nn.block import Block, post_norm
+from lmx.nn.encoder import HeadedEncoder
 from lmx.nn.encoder_decoder import TransformerSeq2Seq
 from lmx.nn.masks import Causal
 from lmx.nn.mlp import Mlp
 from lmx.nn.norms import LayerNorm
+from lmx.nn.pointer import Pointer
 from lmx.nn.positions import Positions, Sinusoidal
 from lmx.nn.stack import Stack
-from lmx.types import Array
+from lmx.types import Array, BadInput
 
 
 def transformer(
@@ -42,6 +44,8 @@ def transformer(
     attention_dropout_rate: Any = 0.0,
     mlp_dropout_rate: Any = 0.0,
     tied: bool = True,
+    pointer: bool = False,
+    encoder: HeadedEncoder | None = None,
     remat: str | None = None,
     dtype: str = 'float32',
 ) -> TransformerSeq2Seq:
@@ -59,11 +63,20 @@ def transformer(
       dropout_rate: of the embeddings and of what each branch adds.
       attention_dropout_rate, mlp_dropout_rate: of attention weights and hidden channels; none in the paper.
       tied: the output weights are the target embedding's.
+      pointer: the decoder can also copy tokens of the source, see `lmx.nn.pointer`; for one vocabulary of both sides.
+      encoder: a model such as `lmx.models.bert`, whose encoder of the same `dim` and `vocab_size` takes the own one's place, as in Rothe et
+        al. 2020 (arXiv:1907.12461); parameters keep their names `embed` and `encoder`, so that `init` can take them from a run of it.
       remat, dtype: as `lmx.models.gpt`.
 
     Raises:
-      BadInput: heads that do not divide.
+      BadInput: heads that do not divide; a pointer between two vocabularies; an encoder of another size.
     """
+    if pointer and target_vocab_size is not None:
+        raise BadInput('a pointer copies tokens of the source, so both sides need one vocabulary; leave target_vocab_size out')
+    if encoder is not None and (encoder.vocab_size, encoder.dim) != (vocab_size, dim):
+        raise BadInput(
+            f'the encoder has vocab_size {encoder.vocab_size} and dim {encoder.dim}, the model {vocab_size} and {dim}; they must agree'
+        )
     _, _, channels = head_sizes(dim, num_heads, None, None)
     positions = Sinusoidal() if positions is None else positions
     kernels = nn.initializers.xavier_uniform() if init_scale is None else nn.initializers.normal(init_scale)
@@ -87,11 +100,12 @@ def transformer(
         vocab_size=vocab_size,
         target_vocab_size=target_vocab_size,
         dim=dim,
-        encoder_stack=partial(Stack, block=block, num_layers=num_layers, **shared),
+        encoder_stack=partial(Stack, block=block, num_layers=num_layers, **shared) if encoder is None else encoder.stack,
         decoder_stack=partial(Stack, block=partial(block, cross_attention=cross), num_layers=decoder_layers, mask=Causal(), **shared),
         remember=partial(Remember, num_heads=num_heads, kernel_init=kernels),
         empty_cache=partial(cache.empty, num_layers=decoder_layers, num_kv_heads=num_heads, head_dim=channels, dtype=dtype),
         tied=tied,
+        pointer=partial(Pointer, dim, kernels) if pointer else None,
         embed_scale=dim**0.5 if embed_scale is None else embed_scale,
         dtype=dtype,
         embed_init=embeddings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -23,15 +24,18 @@ class Memory(struct.PyTreeNode):
     Attributes:
       layers: [L, B, S, H, C] keys and values.
       segments_BS: int32, 0 = padding; None = no padding, one segment.
+      copied: (keys [B, S, D], tokens [B, S]) for models that copy from the source, see `lmx.nn.pointer`.
     """
 
     layers: LayerCache
     segments_BS: Array | None = None
+    copied: tuple[Array, Array] | None = None
 
     def take(self, rows: Array) -> Memory:
         """The given rows, in the given order, repeated where they are."""
         layers = LayerCache(*(jnp.take(array, rows, axis=1) for array in self.layers))
-        return Memory(layers, None if self.segments_BS is None else jnp.take(self.segments_BS, rows, axis=0))
+        segments_BS, copied = jax.tree.map(lambda array: jnp.take(array, rows, axis=0), (self.segments_BS, self.copied))
+        return Memory(layers, segments_BS, copied)
 
 
 class Cache(struct.PyTreeNode):

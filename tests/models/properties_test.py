@@ -202,11 +202,11 @@ def test_cached_decoding_equals_teacher_forcing(name):
     cache, got = model.init_cache(B, T), []
     for start, end in ((0, 1), (1, 5), (5, 6), (6, T)):
         hidden, cache = forward(model, params, target[:, start:end], memory, cache=cache, method='hidden')
-        got.append(forward(model, params, hidden, method='unembed'))
+        got.append(forward(model, params, hidden, memory, method='unembed'))
     close(jnp.concatenate(got, axis=1), full)
     rows = jnp.array([1, 1, 0])
     hidden, _ = forward(model, params, target[rows, :4], memory.take(rows), cache=model.init_cache(3, 4), method='hidden')
-    close(forward(model, params, hidden, method='unembed'), full[rows, :4])
+    close(forward(model, params, hidden, memory.take(rows), method='unembed'), full[rows, :4])
 
 
 # -- all
