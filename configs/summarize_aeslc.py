@@ -15,12 +15,14 @@ from lmx import metrics, models, optim, tasks, text
 from lmx.data import sources, transforms
 from lmx.nn.block import pre_norm
 from lmx.optim import schedules
-from lmx.run.config import base, shrink
+from lmx.run.config import base, shrink, start_from
 from lmx.spec import parse_arg, pick, ref, spec
 
 VOCAB = {'vocab_size': ref('tokenizer.vocab_size')}
 MODELS = {
-    'transformer': spec(models.transformer, **VOCAB, dim=192, num_layers=2, num_heads=4, mlp_dim=512, residual=pre_norm, dropout_rate=0.2),
+    'transformer': spec(
+        models.transformer, **VOCAB, dim=192, num_layers=2, num_heads=4, mlp_dim=512, residual=pre_norm, dropout_rate=0.2, pointer=True
+    ),
     't5': spec(models.t5, **VOCAB, dim=192, num_layers=2, num_heads=4, head_dim=48, mlp_dim=512, dropout_rate=0.2),
     'conv': spec(
         models.conv_seq2seq, **VOCAB, dim=192, num_layers=4, dropout_rate=0.2, max_length=ref('task.max_source_length'), tied=True
@@ -30,7 +32,7 @@ MODELS = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    a = parse_arg(arg, debug=False, model='transformer')
+    a = parse_arg(arg, debug=False, model='transformer', init='')
     c = base()
     c.steps, c.batch_size = 3000, 32
     folder = os.path.join(os.environ.get('LMX_DATA', '../shared/data'), 'aeslc')
@@ -50,6 +52,24 @@ def get_config(arg: str = '') -> ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
     )
+    if a.init:
+        start_from(c, a.init)
+        encoder = c.model
+        encoder.head = None
+        c.init.take = '^(embed|encoder)/'
+        c.model = spec(
+            models.bart,
+            vocab_size=encoder.vocab_size,
+            dim=encoder.dim,
+            num_layers=2,
+            num_heads=6,
+            mlp_dim=1024,
+            max_length=ref('task.max_target_length'),
+            dropout_rate=0.1,
+            pointer=True,
+            encoder=encoder,
+        )
+        c.optim.scale = (('^(embed|encoder)/', 0.1),)
     c.every = {'log': 50, 'evaluate': 250, 'checkpoint': 250}
     c.keep.best = 'validation/nll'
     c.baselines = spec(metrics.baselines.lead, source=ref('data.validation'))

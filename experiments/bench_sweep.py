@@ -1,9 +1,10 @@
 """Many trainings in one program beside a run for each: wall time with start-up and compilation, time of an update, memory.
 
-    python experiments/bench_sweep.py [--sizes=tiny,small] [--trials=16] [--steps=200] [--repeats=1]
+    python experiments/bench_sweep.py [--sizes=tiny,small] [--trials=16] [--steps=200] [--repeats=5] [--commands=0]
 
 The same learning rates, data and seeds are trained by `lmx sweep --executor=vmap`, by `lmx train` one after the other, and within one process
 by one compiled step that takes the learning rate as an argument. All begin with an empty compilation cache and with prepared data.
+`--commands=0` leaves the commands out, which take minutes.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def updates(size: str, trials: int, repeats: int) -> tuple[float, float, int, in
     batch = {name: np.stack([array] * trials) for name, array in group.batches(0)(0).items()}
     given = population.put(batch), population.put(values)
     parts = Parts(config, devices=jax.devices()[:1])
-    step, one = parts.jitted_train_step(), group.batches(0)(0)
+    step, one = parts.jitted_train_step(), jax.device_put(group.batches(0)(0), jax.devices()[0])
     state = parts.jitted_init()(parts.values)
     memory = parts.jitted_train_step(lower=True)(parts.abstract_state(), parts.batch_shapes, parts.values).compile().memory_analysis()
     alone_bytes = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
@@ -151,12 +152,15 @@ def main() -> None:
     parser.add_argument('--trials', type=int, default=16)
     parser.add_argument('--steps', type=int, default=200)
     parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--commands', type=int, default=1)
     options = parser.parse_args()
     for size in options.sizes.split(','):
         ours, theirs, mine, single = updates(size, options.trials, options.repeats)
         one = f'{size}: an update of one of {options.trials} trainings {ours * 1e3:.2f} ms'
         print(f'{one}, alone with one compilation {theirs * 1e3:.2f} ms: {theirs / ours:.2f} times')
         print(f'{size}: memory of one {mine / 1e6:.1f} MB, alone {single / 1e6:.1f} MB', flush=True)
+        if not options.commands:
+            continue
         packed, alone = whole(size, options.trials, options.steps)
         print(f'{size}: lmx sweep {packed:.0f} s, {options.trials} x lmx train {alone:.0f} s: {alone / packed:.2f} times', flush=True)
 

@@ -1,9 +1,10 @@
 """What the runner costs beside a bare loop, and our step beside the same GPT in PyTorch. Ratios, from interleaved repetitions in one run.
 
-    python experiments/bench_train.py [--sizes=small,large] [--repeats=5]
+    python experiments/bench_train.py [--sizes=small,large,gpu] [--repeats=5] [--commands=0]
 
 Prints: runner steps per second over a bare loop around the same jitted step; pipeline tokens per second, absolute and over what the step
-consumes; our step against PyTorch, eager and compiled, float32; time to first step, cold and with a warm compilation cache; `lmx --help`.
+consumes; our step against PyTorch, eager and compiled, on the same device; time to first step, cold and with a warm compilation cache;
+`lmx --help` (`--commands=0` leaves out these last ones). `gpu` is nanoGPT's GPU setting, in bfloat16; the others are in float32.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import numpy as np
 SIZES = {
     'small': {'dim': 128, 'num_layers': 4, 'num_heads': 4, 'max_length': 64, 'batch_size': 12, 'vocab_size': 65},
     'large': {'dim': 384, 'num_layers': 6, 'num_heads': 6, 'max_length': 256, 'batch_size': 8, 'vocab_size': 65},
+    'gpu': {'dim': 384, 'num_layers': 6, 'num_heads': 6, 'max_length': 256, 'batch_size': 64, 'vocab_size': 65, 'dtype': 'bfloat16'},
 }
+STEPS = {'small': 300, 'large': 8, 'gpu': 100}  # enough that the first seconds of a process do not show
 
 
 def medians(repeats: int, **variants: Callable[[], float]) -> dict[str, float]:
@@ -46,7 +49,7 @@ def letters(vocab_size: int) -> pathlib.Path:
     return path
 
 
-def config(size: dict[str, int], steps: int) -> Any:
+def config(size: dict[str, Any], steps: int) -> Any:
     """The small GPT as a run's config, on generated text of the size of tiny Shakespeare."""
     from lmx import models, optim, tasks, text
     from lmx.data import sources
@@ -64,6 +67,7 @@ def config(size: dict[str, int], steps: int) -> Any:
         vocab_size=ref('tokenizer.vocab_size'),
         **{key: size[key] for key in ('dim', 'num_layers', 'num_heads', 'max_length')},
         use_bias=False,
+        dtype=size.get('dtype', 'float32'),
     )
     c.optim = spec(
         optim.optimizer, rule=spec(optim.adam, b2=0.99), schedule=spec(schedules.constant, peak=1e-3), weight_decay=0.1, clip_norm=1.0
@@ -115,22 +119,29 @@ def pipeline_rate(c: Any, batches_to_read: int = 300) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def torch_step(size: dict[str, int], steps: int, compiled: bool) -> Callable[[], float]:
+def torch_step(size: dict[str, Any], steps: int, compiled: bool) -> Callable[[], float]:
     """Seconds per step of the same GPT in PyTorch."""
+    import jax
     import torch
 
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
     import torch_gpt
 
     torch.manual_seed(0)
-    step = torch_gpt.make_step(**{key: size[key] for key in size if key != 'batch_size'}, compiled=compiled)
-    tokens = torch.randint(0, size['vocab_size'], (size['batch_size'], size['max_length'] + 1))
+    device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+    dtype = getattr(torch, size.get('dtype', 'float32'))
+    sizes = {key: size[key] for key in size if key not in ('batch_size', 'dtype')}
+    step = torch_gpt.make_step(**sizes, compiled=compiled, device=device, dtype=dtype)
+    tokens = torch.randint(0, size['vocab_size'], (size['batch_size'], size['max_length'] + 1), device=device)
+    wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
 
     def measure() -> float:
         step(tokens[:, :-1], tokens[:, 1:])
+        wait()
         start = time.perf_counter()
         for _ in range(steps):
             step(tokens[:, :-1], tokens[:, 1:])
+        wait()
         return (time.perf_counter() - start) / steps
 
     return measure
@@ -170,10 +181,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', default='small,large')
     parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--commands', type=int, default=1)
     options = parser.parse_args()
     for name in options.sizes.split(','):
         size = SIZES[name]
-        steps = 300 if name == 'small' else 8  # enough that the first seconds of a process do not show
+        steps = STEPS[name]
         c = config(size, steps + 10)
         found = medians(options.repeats, bare=functools.partial(bare_loop, c, steps), runner=functools.partial(runner, c))
         print(
@@ -185,6 +197,8 @@ def main() -> None:
         found = medians(options.repeats, ours=functools.partial(bare_loop, c, steps), **peers)
         ratios = ', '.join(f'PyTorch {peer} {found[peer] * 1e3:.1f} ms (ours / theirs {found["ours"] / found[peer]:.2f})' for peer in peers)
         print(f'{name}: our step {found["ours"] * 1e3:.1f} ms; {ratios}')
+    if not options.commands:
+        return
     with tempfile.TemporaryDirectory() as cache:
         print(f'time to first step: cold {first_step(cache):.1f} s, warm {statistics.median(first_step(cache) for _ in range(3)):.1f} s')
     print(f'lmx --help: {statistics.median(help_seconds() for _ in range(options.repeats)):.3f} s')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +62,7 @@ class GPT(nn.Module):
 
 
 def train_step(
-    model: nn.Module, *, learning_rate: float = 1e-3, weight_decay: float = 0.1, clip_norm: float = 1.0
+    model: nn.Module, *, learning_rate: float = 1e-3, weight_decay: float = 0.1, clip_norm: float = 1.0, autocast: Any = None
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """(inputs, targets) -> loss, after one AdamW update with decay of matrices only and clipped gradients."""
     decayed = [p for p in model.parameters() if p.ndim == 2]
@@ -70,7 +72,8 @@ def train_step(
 
     def step(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        with autocast or contextlib.nullcontext():
+            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
@@ -79,7 +82,10 @@ def train_step(
     return step
 
 
-def make_step(*, compiled: bool = False, **sizes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The train step of a fresh model of these sizes without biases, eager or through torch.compile."""
-    model = GPT(**sizes, use_bias=False)
-    return train_step(torch.compile(model) if compiled else model)  # type: ignore[arg-type]
+def make_step(
+    *, compiled: bool = False, device: str = 'cpu', dtype: torch.dtype = torch.float32, **sizes: int
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The train step of a fresh model of these sizes without biases, eager or through torch.compile; below float32 under autocast."""
+    model = GPT(**sizes, use_bias=False).to(device)
+    forward = torch.compile(model) if compiled else model
+    return train_step(forward, autocast=None if dtype == torch.float32 else torch.autocast(device, dtype))  # type: ignore[arg-type]

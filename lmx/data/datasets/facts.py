@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from lmx import rng
 
-SIZES = {'train': 4000, 'validation': 300, 'test': 300}  # paragraphs, with a question each
+SIZES = {'train': 4000, 'validation': 50, 'test': 100}  # paragraphs, with a question about each of six facts
 PEOPLE = ('Maria', 'John', 'Aisha', 'Pedro', 'Ingrid', 'Kenji', 'Lucy', 'Omar', 'Elena', 'David', 'Fatima', 'Henry')
 PLACES = ('Oslo', 'Lima', 'Cairo', 'Hanoi', 'Dublin', 'Accra', 'Boston', 'Prague', 'Lagos', 'Kyoto', 'Quito', 'Turin')
 COLOURS = ('red', 'blue', 'green', 'old', 'new', 'small', 'heavy', 'wooden')
@@ -33,7 +33,7 @@ class Facts(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """See the module."""
 
     name = 'lmx_facts'
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version('1.1.0')
 
     def _info(self) -> Any:
         text = tfds.features.Text()
@@ -44,24 +44,24 @@ class Facts(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {split: self._generate_examples(split) for split in SIZES}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for index in range(SIZES[split]):
-            yield index, paragraph(rng.numpy_rng(0, 'facts', list(SIZES).index(split), index))
+            for asked, record in enumerate(paragraph(rng.numpy_rng(0, 'facts', list(SIZES).index(split), index))):
+                yield f'{index}-{asked}', record
 
 
-def paragraph(draw: np.random.Generator) -> dict[str, Any]:
-    """Two facts about each of three people in mixed order, and a question about one of them."""
+def paragraph(draw: np.random.Generator) -> list[dict[str, Any]]:
+    """Two facts about each of three people in mixed order, and a question about each."""
     people = draw.choice(PEOPLE, 3, replace=False).tolist()
     told = [(who, *FACTS[kind]) for who in people for kind in draw.choice(len(FACTS), 2, replace=False)]
     told = [told[place] for place in draw.permutation(len(told))]
-    asked, context, question, answer, start = int(draw.integers(len(told))), '', '', '', 0
-    for place, (who, fact, ask, what) in enumerate(told):
+    context, asked = '', []
+    for who, fact, ask, what in told:
         found = str(what(draw))
-        if place == asked:
-            question, answer = ask.format(who=who), found
-            start = len(context) + fact.format(who=who, what='\0').index('\0')
+        start = len(context) + fact.format(who=who, what='\0').index('\0')
+        asked.append({'question': ask.format(who=who), 'answers': {'text': [found], 'answer_start': [start]}})
         context += fact.format(who=who, what=found) + ' '
-    return {'context': context.rstrip(), 'question': question, 'answers': {'text': [answer], 'answer_start': [start]}}
+    return [{'context': context.rstrip(), **each} for each in asked]
 
 
 def builder(config: str | None, **kwargs: Any) -> Any:
