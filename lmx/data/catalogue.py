@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import importlib.util
 import io
@@ -11,6 +12,7 @@ import socket
 import sys
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 from lmx.spec import nearest
@@ -25,9 +27,13 @@ def prepared(name: str, data_dir: str | None, manual_dir: str | None) -> Any:
     Raises:
       BadInput: see `lmx.data.sources.tfds`.
     """
-    builder = _ours(name.removeprefix(OURS), data_dir) if name.startswith(OURS) else _theirs(name, data_dir)
+    builder = _builder(name, data_dir)
     if not builder.is_prepared():
-        _prepare(builder, name, manual_dir)
+        settings = _preparation(builder, name, manual_dir)
+        with _alone(str(builder.data_dir)):
+            builder = _builder(name, data_dir)  # once more: another process may have prepared it while this one waited
+            if not builder.is_prepared():
+                _prepare(builder, name, settings)
     form = builder.info.file_format.value if builder.info.file_format is not None else 'array_record'
     if form != 'array_record':
         why = 'from which TFDS drops rows' if form == 'parquet' else 'which has no random access'
@@ -41,6 +47,10 @@ def our_names() -> list[str]:
     """The data sets that lmx ships builders for."""
     folder = pathlib.Path(__file__).parent / 'datasets'
     return sorted(path.stem for path in folder.glob('*.py') if path.stem != '__init__')
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    return _ours(name.removeprefix(OURS), data_dir) if name.startswith(OURS) else _theirs(name, data_dir)
 
 
 def _ours(name: str, data_dir: str | None) -> Any:
@@ -81,7 +91,8 @@ def _ships(name: str) -> bool:
     return any(declared in path.read_text(errors='ignore') for path in root.rglob('*.py') if not path.name.endswith('_test.py'))
 
 
-def _prepare(builder: Any, name: str, manual_dir: str | None) -> None:
+def _preparation(builder: Any, name: str, manual_dir: str | None) -> Any:
+    """How the data set is to be prepared, after everything that can be known to fail."""
     import tensorflow_datasets as catalogue
 
     folder = pathlib.Path(manual_dir).expanduser() if manual_dir else pathlib.Path(builder.data_dir) / 'manual'
@@ -99,11 +110,29 @@ def _prepare(builder: Any, name: str, manual_dir: str | None) -> None:
         raise BadInput(
             f'data set {name!r} is not prepared in {builder.data_dir}, and there is no network; run `lmx data --prepare` where there is one'
         )
-    config = catalogue.download.DownloadConfig(manual_dir=str(folder), try_download_gcs=False)
+    return catalogue.download.DownloadConfig(manual_dir=str(folder), try_download_gcs=False)
+
+
+@contextlib.contextmanager
+def _alone(data_dir: str) -> Iterator[None]:
+    """Whoever else prepares the same folder waits: TFDS ends all but the first of those that come to write it at once."""
+    if '://' in data_dir:  # storage without locks
+        yield
+        return
+    folder = pathlib.Path(data_dir)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f'.{folder.name}.lock', 'w') as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(builder: Any, name: str, settings: Any) -> None:
+    import tensorflow_datasets as catalogue
+
     print(f'preparing data set {name} in {builder.data_dir}', file=sys.stderr)
     catalogue.disable_progress_bar()  # it would draw five bars
     with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_config=config, file_format='array_record')
+        builder.download_and_prepare(download_config=settings, file_format='array_record')
 
 
 def online(url: str) -> bool:

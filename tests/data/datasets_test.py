@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -173,3 +175,11 @@ def test_a_raw_file_that_is_another_is_named(tmp_path):
         BadInput, match=r"/train\.tsv: what follows record 1 of train cannot be read \(ValueError.*'good'.*they are data/SST2"
     ):
         records('sst2', 'train', tmp_path / 'made', tmp_path / 'raw')
+
+
+def test_processes_that_begin_together_prepare_a_data_set_once(tmp_path):
+    code = f"from lmx.data import sources; s = sources.tfds(name='lmx:dates', split='test', fields={{'text': 'source'}}, data_dir={str(tmp_path)!r})"
+    running = [subprocess.Popen([sys.executable, '-c', f'{code}; print(len(s))'], stdout=-1, stderr=-1, text=True) for _ in range(4)]
+    ended = [process.communicate(timeout=120) for process in running]
+    assert [out for out, _ in ended] == ['500\n'] * 4, ended
+    assert sum('preparing data set' in said for _, said in ended) == 1
