@@ -27,20 +27,20 @@ MODELS = {
 SPAN = spec(
     tasks.question_answering,
     tokenizer=ref('tokenizer'),
-    max_length=80,
+    max_length=64,
     overlap=8,
     max_question_length=12,
     max_answer_length=5,
     metric=metrics.squad,
 )
-WRITTEN = spec(tasks.generative_question_answering, tokenizer=ref('tokenizer'), max_source_length=96, max_target_length=12)
+WRITTEN = spec(tasks.generative_question_answering, tokenizer=ref('tokenizer'), max_source_length=64, max_target_length=12)
 TASKS = {'bert': SPAN, 'transformer': WRITTEN, 't5': WRITTEN}
 
 
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False, model='bert')
     c = base()
-    c.steps, c.batch_size = 1200, 64
+    c.steps, c.batch_size = 500, 64
     c.data = {split: spec(sources.tfds, name='lmx:facts', split=split, fields=FIELDS) for split in ('train', 'validation', 'test')}
     both = spec(transforms.apply, source=ref('data.train'), steps=(spec(transforms.texts, fields=('context', 'question')),))
     c.tokenizer = spec(text.wordpiece, source=both, vocab_size=400)
@@ -49,10 +49,10 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optim = spec(
         optim.optimizer,
         rule=spec(optim.adam),
-        schedule=spec(schedules.linear, peak=1e-3, steps=ref('steps'), warmup_steps=200),
+        schedule=spec(schedules.linear, peak=1e-3, steps=ref('steps'), warmup_steps=50),
         weight_decay=0.01,
         clip_norm=1.0,
     )
-    c.every = {'log': 20, 'evaluate': 200, 'checkpoint': 200}
+    c.every = {'log': 20, 'evaluate': 100, 'checkpoint': 100}
     c.keep.best = 'validation/loss'
     return shrink(c) if a.debug else c

@@ -14,7 +14,7 @@ from lmx.spec import parse_arg, pick, ref, spec
 
 VOCAB = {'vocab_size': ref('tokenizer.vocab_size'), 'dim': 128, 'dropout_rate': 0.1}
 MODELS = {
-    'transformer': spec(models.transformer, **VOCAB, num_layers=2, num_heads=4, mlp_dim=384, residual=pre_norm),
+    'transformer': spec(models.transformer, **VOCAB, num_layers=2, num_heads=4, mlp_dim=384, residual=pre_norm, pointer=True),
     't5': spec(models.t5, **VOCAB, num_layers=2, num_heads=4, head_dim=32, mlp_dim=384),
     'conv': spec(models.conv_seq2seq, **VOCAB, num_layers=3, max_length=ref('task.max_source_length'), tied=True),
     'rnn': spec(models.rnn_seq2seq, **VOCAB, tied=True),

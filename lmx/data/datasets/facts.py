@@ -1,7 +1,8 @@
 """Facts about people who do not exist, and questions about them: reading comprehension that every machine can make for itself.
 
 {'context': 'Maria lives in Oslo. She owns a red bicycle. ...', 'question': 'What does Maria own?', 'answers': {'text': ['a red bicycle'],
-'answer_start': [30]}}, as SQuAD. Who does what is drawn anew in every paragraph, so that no answer can be known without reading it.
+'answer_start': [30]}}, as SQuAD. Who does what is drawn anew in every paragraph, so that no answer can be known without reading it. No paragraph has two facts of a kind: whose
+a fact is, a small model learns only long after it has learnt to tell facts apart.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from lmx import rng
 
-SIZES = {'train': 4000, 'validation': 50, 'test': 100}  # paragraphs, with a question about each of six facts
+SIZES = {'train': 4000, 'validation': 50, 'test': 100}  # paragraphs, with a question about each of five facts
 PEOPLE = ('Maria', 'John', 'Aisha', 'Pedro', 'Ingrid', 'Kenji', 'Lucy', 'Omar', 'Elena', 'David', 'Fatima', 'Henry')
 PLACES = ('Oslo', 'Lima', 'Cairo', 'Hanoi', 'Dublin', 'Accra', 'Boston', 'Prague', 'Lagos', 'Kyoto', 'Quito', 'Turin')
 COLOURS = ('red', 'blue', 'green', 'old', 'new', 'small', 'heavy', 'wooden')
@@ -33,7 +34,7 @@ class Facts(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """See the module."""
 
     name = 'lmx_facts'
-    VERSION = tfds.core.Version('1.1.0')
+    VERSION = tfds.core.Version('1.2.0')
 
     def _info(self) -> Any:
         text = tfds.features.Text()
@@ -51,9 +52,9 @@ class Facts(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def paragraph(draw: np.random.Generator) -> list[dict[str, Any]]:
-    """Two facts about each of three people in mixed order, and a question about each."""
-    people = draw.choice(PEOPLE, 3, replace=False).tolist()
-    told = [(who, *FACTS[kind]) for who in people for kind in draw.choice(len(FACTS), 2, replace=False)]
+    """Five facts about two people, each of another kind, and a question about each fact."""
+    people = draw.choice(PEOPLE, 2, replace=False).tolist()
+    told = [(people[place % 2], *FACTS[kind]) for place, kind in enumerate(draw.permutation(len(FACTS)))]
     told = [told[place] for place in draw.permutation(len(told))]
     context, asked = '', []
     for who, fact, ask, what in told:
