@@ -1,10 +1,13 @@
 """Subject lines of emails (AESLC; Zhang and Tetreault 2019, arXiv:1906.03497). `:model=transformer`, `t5`, `conv` or `rnn`.
 
-    lmx train --config=configs/summarize_aeslc.py --workdir=runs/aeslc && lmx evaluate --workdir=runs/aeslc --checkpoint=best --split=test
+    lmx import --from=DIR --workdir=runs/minilm
+    lmx train --config=configs/summarize_aeslc.py:init=runs/minilm --workdir=runs/aeslc
+    lmx evaluate --workdir=runs/aeslc --checkpoint=best --split=test
 
-Beside the evaluation stands ROUGE of the email's first sentence, which has ROUGE-1 16.7 on validation. 14,000 emails do not teach it to a small
-Transformer that begins from nothing: ROUGE-1 2.9 on test (2.4 to 3.4) after 1,500 steps, 71 minutes on 2 busy cores. Put AESLC-master.tar (or
-.tar.xz) in $LMX_DATA/aeslc.
+`:init=RUN` begins with an encoder that `lmx import` made a run of and gives it a new decoder, which also copies words of the email: with
+all-MiniLM-L6-v2 ROUGE-1 on test is 30.6 (29.1 to 32.2), where the email's first sentence has 15.3, after 4 minutes on an H200; with the encoder
+frozen 22.0 (20.7 to 23.3). From nothing 14,000 emails teach a small Transformer with a pointer 8.0 (7.2 to 8.8), without one 2.9 (2.4 to
+3.4). Put AESLC-master.tar (or .tar.xz) in $LMX_DATA/aeslc.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Facts about people who do not exist, and questions about them: reading comprehension that every machine can make for itself.
 
 {'context': 'Maria lives in Oslo. She owns a red bicycle. ...', 'question': 'What does Maria own?', 'answers': {'text': ['a red bicycle'],
-'answer_start': [30]}}, as SQuAD. Who does what is drawn anew in every paragraph, so that no answer can be known without reading it. No paragraph has two facts of a kind: whose
-a fact is, a small model learns only long after it has learnt to tell facts apart.
+'answer_start': [30]}}, as SQuAD. Who does what is drawn anew in every paragraph, so that no answer can be known without reading it. No
+paragraph has two facts of a kind: whose a fact is, a small model learns only long after it has learnt to tell facts apart.
 """
 
 from __future__ import annotations
