@@ -47,5 +47,5 @@ def get_config(arg: str = '') -> ConfigDict:
     c.every = {'log': 20, 'evaluate': 300, 'checkpoint': 300}
     c.keep.best = 'validation/loss'
     if a.debug:
-        shrink(c).task.max_length = 128  # no example has fewer than 64 tokens of so small a vocabulary
+        shrink(c).task.max_length = 192  # hardly an example has fewer than 64 tokens of so small a vocabulary
     return c

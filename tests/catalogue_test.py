@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from lmx import rng, run
 from lmx.run.config import load
+from lmx.run.parts import Parts
 from tests.configs_test import CATALOGUE
 
 WORDS = ('the', 'of', 'and', 'to', 'in', 'a', 'is', 'that', 'for', 'it', 'as', 'was', 'with', 'be', 'by', 'on', 'not', 'he')
@@ -116,18 +117,37 @@ def stand_in(name, folder):
     made(data_dir=folder, file_format='array_record', **({'config': config} if config else {})).download_and_prepare()
 
 
-@pytest.mark.usefixtures('quick_compilation')
-@pytest.mark.parametrize('name', RUNS)
-def test_debug_trains(root, tmp_path, monkeypatch, name):
-    monkeypatch.chdir(root)
-    stand_in(RUNS[name], str(tmp_path / 'data'))
+TRAINED = ('answer_squad.py', 'choose_hellaswag.py:shots=1', 'classify_glue.py:task=stsb', 'tag_conll2003.py', 'translation_wmt14.py')
+"""By default; the others under `full`, for their likes are trained by `tests/configs_test.py`."""
+
+
+def debug(name: str, folder: str) -> Any:
+    stand_in(RUNS[name], folder)
     config = load(f'configs/{name}{"," if ":" in name else ":"}debug')
-    config.batch_size = 8  # the devices of this process
     with config.unlocked(), config.ignore_type():
         for split in config.data.values():
-            split.data_dir = str(tmp_path / 'data')
+            split.data_dir = folder
+    return config
+
+
+@pytest.mark.usefixtures('one_device')
+@pytest.mark.parametrize('name', [name if name in TRAINED else pytest.param(name, marks=pytest.mark.full) for name in RUNS])
+def test_debug_trains(root, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(root)
+    config = debug(name, str(tmp_path / 'data'))
     evaluations = run.train(config, tmp_path / 'run')
     assert 'loss' in run.finish(config, tmp_path / 'run', evaluations)
+
+
+@pytest.mark.usefixtures('one_device')
+@pytest.mark.parametrize('name', [name for name in RUNS if name not in TRAINED])
+def test_debug_is_a_run_that_can_work(root, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(root)
+    config = debug(name, str(tmp_path / 'data'))
+    parts = Parts(config)
+    parts.check()
+    for split in config.evaluate:
+        assert len(parts.eval_batches(split)) > 0
 
 
 @pytest.mark.parametrize('name', ['imdb_reviews/plain_text', 'ag_news_subset', 'lm1b', 'squad/v1.1'])

@@ -1,15 +1,19 @@
-"""Every shipped config: complete, JSON, and `:debug` trains and reports, with each of the models it offers."""
+"""Every shipped config: complete, JSON, and `:debug` trains and reports. With each of the models it offers it builds, and under `full` trains."""
 
 import importlib.util
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from lmx import run, spec
 from lmx.run.config import load
+from lmx.run.parts import Parts
 from lmx.run.restore import restore
 
-CONFIGS = sorted(path.name for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(path.name for path in (ROOT / 'configs').glob('*.py'))
 NEEDS_DATA = {
     'gpt_shakespeare_char.py',
     'gpt_wikitext2.py',
@@ -51,7 +55,7 @@ def test_config_is_json_and_finished(root, name):
 
 def models(name: str) -> list[str]:
     """The choices of a config's argument `model`, which it keeps in MODELS; '' where it has none."""
-    found = importlib.util.spec_from_file_location('config', pathlib.Path(__file__).parent.parent / 'configs' / name)
+    found = importlib.util.spec_from_file_location('config', ROOT / 'configs' / name)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
@@ -59,23 +63,56 @@ def models(name: str) -> list[str]:
     return list(getattr(module, 'MODELS', ('',)))
 
 
-@pytest.mark.usefixtures('quick_compilation')
+def pairs() -> Iterator[tuple[str, str, bool]]:
+    """(config, model, whether it is trained by default: a config's first model and the first of a kind)."""
+    seen = set()
+    for name in CONFIGS:
+        if name not in CATALOGUE:
+            for place, model in enumerate(models(name)):
+                kind = debug(name, model).model.call
+                yield name, model, place == 0 or kind not in seen
+                seen.add(kind)
+
+
+def debug(name: str, model: str) -> Any:
+    return load(f'{ROOT}/configs/{name}:debug' + (f',model={model}' if model else ''))
+
+
+def marks(name: str, *more: pytest.MarkDecorator) -> list[pytest.MarkDecorator]:
+    return [*([pytest.mark.real_data] if name in NEEDS_DATA else []), *more]
+
+
+@pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize(
     ('name', 'model'),
     [
-        pytest.param(name, model, marks=pytest.mark.real_data if name in NEEDS_DATA else (), id=f'{name}:{model}')
-        for name in CONFIGS
-        if name not in CATALOGUE
-        for model in models(name)
+        pytest.param(name, model, marks=marks(name, *([] if default else [pytest.mark.full])), id=f'{name}:{model}')
+        for name, model, default in pairs()
     ],
 )
 def test_debug_trains(root, tmp_path, request, monkeypatch, name, model):
     if name in NEEDS_DATA:
         request.getfixturevalue('raw_data')
     monkeypatch.chdir(root)
-    config = load(f'configs/{name}:debug' + (f',model={model}' if model else ''))
-    config.batch_size = 8  # the devices of this process
+    config = debug(name, model)
     evaluations = run.train(config, tmp_path / 'run')
     assert 'loss' in run.finish(config, tmp_path / 'run', evaluations)
     assert (tmp_path / 'run' / 'report.html').exists()
     restore(tmp_path / 'run')  # from what was recorded, and with no module allowed
+
+
+@pytest.mark.usefixtures('one_device')
+@pytest.mark.parametrize(
+    ('name', 'model'),
+    [pytest.param(name, model, marks=marks(name), id=f'{name}:{model}') for name, model, default in pairs() if not default],
+)
+def test_debug_is_a_run_that_can_work(root, request, monkeypatch, name, model):
+    """Short of training it, which `full` does."""
+    if name in NEEDS_DATA:
+        request.getfixturevalue('raw_data')
+    monkeypatch.chdir(root)
+    config = debug(name, model)
+    parts = Parts(config)
+    parts.check()
+    for split in config.evaluate:
+        assert len(parts.eval_batches(split)) > 0

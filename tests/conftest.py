@@ -16,6 +16,9 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update('jax_num_cpu_devices', 8)
     jax.config.update('jax_compilation_cache_dir', os.path.join(os.environ['LMX_CACHE'], 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+    # Tiny programs take longer to compile than to run, here and in subprocesses.
+    jax.config.update('jax_disable_most_optimizations', True)
+    os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 
 @pytest.fixture(scope='session')
@@ -42,11 +45,24 @@ def forgotten_programs() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """For many tiny programs, which take longer to compile than to run. Not where bfloat16 rounds: fused operations round less often."""
+@pytest.fixture(autouse=True)
+def optimized_where_it_matters(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs of tests marked `optimized`, and where bfloat16 rounds: fused operations round less often."""
     import jax
 
-    jax.config.update('jax_disable_most_optimizations', 'bfloat16' not in request.node.name)
+    quick = 'bfloat16' not in request.node.name and request.node.get_closest_marker('optimized') is None
+    jax.config.update('jax_disable_most_optimizations', quick)
     yield
-    jax.config.update('jax_disable_most_optimizations', False)
+    jax.config.update('jax_disable_most_optimizations', True)
+
+
+@pytest.fixture(scope='module')
+def one_device() -> Iterator[None]:
+    """Of the eight of the tests: programs for several compile longer, and predictions are computed by each."""
+    import jax
+
+    one = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, 'devices', lambda *_: one)
+        patch.setattr(jax, 'device_count', lambda *_: 1)
+        yield

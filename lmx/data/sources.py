@@ -20,7 +20,13 @@ from lmx.types import BadInput, Record
 
 
 def tfds(
-    *, name: str, split: str, fields: Mapping[str, str] | None = None, data_dir: str | None = None, manual_dir: str | None = None
+    *,
+    name: str,
+    split: str,
+    fields: Mapping[str, str] | None = None,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    limit: int | None = None,
 ) -> Any:
     """A TensorFlow Datasets data set, read without TensorFlow; downloaded and prepared (array_record) on first use.
 
@@ -30,10 +36,13 @@ def tfds(
       fields: {our field: theirs}, to rename and to leave others out; 'a/b' reaches into a nested feature. None = all.
       data_dir: where prepared data lies; default TFDS's own.
       manual_dir: raw files, for data sets that cannot be downloaded.
+      limit: of the split, at most so many examples, from all over it; None = all.
 
     Raises:
-      BadInput: unknown name or split, missing raw files, no network, a set that needs lmx[tf], a format that loses rows.
+      BadInput: unknown name or split, missing raw files, no network, a set that needs lmx[tf], a format that loses rows, a limit below 1.
     """
+    if limit is not None and limit < 1:
+        raise BadInput(f'data set {name!r}: limit {limit} must be at least 1')
     builder = prepared(name, data_dir, manual_dir)
     try:
         found = builder.as_data_source(split=split)
@@ -41,7 +50,10 @@ def tfds(
         raise BadInput(f'data set {name!r} has no split {split!r}; there are {", ".join(builder.info.splits)}') from None
     dataset = _mapped(found, _selector(fields, name))
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in pathlib.Path(builder.data_dir).iterdir())
-    return _known(dataset, f'tfds/{builder.info.full_name}/{split}/{fields}/{files}')
+    identity = f'tfds/{builder.info.full_name}/{split}/{fields}/{files}'
+    if limit is None:
+        return _known(dataset, identity)
+    return _known(dataset[:: max(1, len(dataset) // limit)][:limit], f'{identity}/{limit}')
 
 
 def text_files(*, pattern: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lmx import spec
+from lmx.data import sources
 from lmx.train import layouts
 from lmx.types import BadInput
 
@@ -73,11 +74,18 @@ LIMITS = {
     'max_length': 64,
     'max_question_length': 24,
     'overlap': 16,
+    'beam_size': 2,
+    'max_tokens': 16,
 }
+EXAMPLES = 100
+"""Of each split of the data."""
 
 
 def shrink(c: ConfigDict) -> ConfigDict:
-    """The config as two steps of a tiny model on one CPU: every `:debug`. Hyperparameters keep their names everywhere, so this knows them."""
+    """The config as two steps of a tiny model on a few examples and one CPU: every `:debug`.
+
+    Hyperparameters keep their names everywhere, so this knows them.
+    """
     c.steps, c.batch_size, c.accumulate, c.cpu_devices = 2, 2, 1, 1
     c.every = {'log': 1, 'evaluate': 2, 'checkpoint': 2}
     c.eval_batches = 8
@@ -89,7 +97,15 @@ def shrink(c: ConfigDict) -> ConfigDict:
             elif inside and key in LIMITS and isinstance(value, int):
                 node[key] = min(value, LIMITS[key])
 
+    def fewer(node: Any) -> None:
+        if node.get(spec.CALL) == spec.name_of(sources.tfds):
+            node.limit = EXAMPLES
+        elif isinstance(node.get('source'), ConfigDict):
+            fewer(node.source)
+
     walk(c, False)
+    for split in c.get('data', {}).values():
+        fewer(split)
     return c
 
 

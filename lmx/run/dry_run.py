@@ -13,7 +13,6 @@ import numpy as np
 
 from lmx import spec, trees
 from lmx.run.parts import Parts
-from lmx.train import shard
 from lmx.types import BadInput
 
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
@@ -29,9 +28,7 @@ def dry_run(config: Any) -> str:
     """
     parts = Parts(spec.finish(config))
     parts.check()
-    state, mesh = parts.abstract_state(), parts.mesh
-    place = shard.batch_sharding(mesh)
-    batch = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place) for name, leaf in parts.batch_shapes.items()}
+    state, batch, mesh = parts.abstract_state(), parts.abstract_batch(), parts.mesh
     if parts.config.parallel != 'mesh':
         raise BadInput(f'parallel {parts.config.parallel!r}: a dry run shows meshes; add --config.parallel=mesh')
     compiled = parts.jitted_train_step(lower=True)(state, batch, parts.values).compile()

@@ -135,6 +135,11 @@ class Parts:
         """The shapes of a global training batch."""
         return self._shapes('train')
 
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The same with their shardings."""
+        place = shard.batch_sharding(self.mesh)
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place) for name, leaf in self.batch_shapes.items()}
+
     def _shapes(self, split: str) -> dict[str, jax.ShapeDtypeStruct]:
         example = self.features(split)[0]
         size = self.config.batch_size
@@ -144,18 +149,30 @@ class Parts:
     @functools.cache  # noqa: B019
     def abstract_state(self) -> Any:
         """The TrainState as shapes with their shardings; nothing is computed."""
-        return self._abstract(self._adapt({}))
+        return self._abstract(self._init, None if self.adapter is None else {})
 
     @functools.cache  # noqa: B019
     def abstract_params(self) -> Any:
         """The model's own parameters, likewise."""
-        return self._abstract(None).params
+        return self.abstract_state().params if self.adapter is None else self._abstract(self._own, None).params
 
-    def _abstract(self, adapt: Callable[[Any, Any], Any] | None) -> Any:
-        shapes = self.batch_shapes  # built here and not under the trace, where a task's own arrays would become tracers
-        state = jax.eval_shape(lambda: init_state(self.make, self.values, shapes, self.config.seed, adapt, self.carries))
+    def _abstract(self, init: Callable[[Any, Any], Any], base: Any) -> Any:
+        _ = self.batch_shapes  # built here and not under the trace, where a task's own arrays would become tracers
+        state = jax.eval_shape(init, self.values, base)
         shardings = shard.state_shardings(state, self.config.rules, self.mesh)
         return jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), state, shardings)
+
+    def _own(self, values: Mapping[str, Any], _: Any) -> Any:
+        return init_state(self.make, values, self.batch_shapes, self.config.seed, None, self.carries)
+
+    @functools.cached_property
+    def _init(self) -> Callable[[Any, Any], Any]:
+        """(values, base) -> TrainState: one function for its shapes and for its program, for JAX traces a function once."""
+
+        def init(values: Mapping[str, Any], base: Any) -> Any:
+            return init_state(self.make, values, self.batch_shapes, self.config.seed, self._adapt(base), self.carries)
+
+        return init
 
     @property
     def carries(self) -> bool:
@@ -176,10 +193,11 @@ class Parts:
         base = None if self.adapter is None else flat(self.abstract_params())
         if self.config.parallel == 'pmap':
             pmap.check(self.mesh, self.task, self.carries)
-        step = jax.make_jaxpr(self._train_step, return_shape=True)
-        program, (_, sums) = self._on_mesh(step, state, self.batch_shapes, self.values, base)
+        step = jax.jit(self._train_step) if self.config.parallel == 'pmap' else self._step
+        traced = self._on_mesh(step.trace, state, self.abstract_batch(), self.values, base)
+        sums = traced.out_info[1]
         split = self.mesh.shape.get('context', 1)
-        if split > 1 and 'shard_map' not in str(program):
+        if split > 1 and 'shard_map' not in str(traced.jaxpr):
             raise BadInput(
                 f'mesh axis context={split} splits attention, and {self.config.model.call} has none that it can; use mesh.context=1'
             )
@@ -206,11 +224,7 @@ class Parts:
     def jitted_init(self) -> Any:
         """values -> TrainState, every leaf born where it belongs."""
         layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-
-        def init(values: Mapping[str, Any], base: Any) -> Any:
-            return init_state(self.make, values, self.batch_shapes, self.config.seed, self._adapt(base), self.carries)
-
-        compiled = jax.jit(init, out_shardings=layouts)
+        compiled = jax.jit(self._init, out_shardings=layouts)
         return lambda values: compiled(values, self.frozen)
 
     def jitted_train_step(self, lower: bool = False) -> Any:
@@ -218,10 +232,14 @@ class Parts:
         if self.config.parallel == 'pmap':
             mapped = pmap.pmapped(self._train_step, self.mesh)
             return lambda state, batch, values: mapped(state, batch, values, self.frozen)
-        layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        compiled = jax.jit(self._train_step, donate_argnums=0, out_shardings=(layouts, shard.replicated(self.mesh)))
-        function = compiled.lower if lower else compiled
+        function = self._step.lower if lower else self._step
         return lambda state, batch, values: self._on_mesh(function, state, batch, values, self.frozen)
+
+    @functools.cached_property
+    def _step(self) -> Any:
+        """The step under jit; what `check` has traced is what is compiled."""
+        layouts = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.jit(self._train_step, donate_argnums=0, out_shardings=(layouts, shard.replicated(self.mesh)))
 
     def _on_mesh(self, compiled: Any, *args: Any) -> Any:
         with jax.set_mesh(self.mesh), staged.asking(**self.config.get('pipeline', {})):  # for `lmx.nn.partition` and `lmx.nn.pipeline`

@@ -223,6 +223,22 @@ def test_splits_add_up_and_an_unknown_one_lists_the_known(tmp_path):
             sources.tfds(name='lmx:python_stdlib/text', split=split, data_dir=str(tmp_path))
 
 
+def test_a_limit_takes_examples_from_all_over_a_split(tmp_path):
+    whole, some, more = (
+        [record['path'] for record in all_of(source)]
+        for source in (
+            sources.tfds(name='lmx:python_stdlib/text', split='validation', data_dir=str(tmp_path), limit=limit)
+            for limit in (None, 5, 10**6)
+        )
+    )
+    assert len(whole) >= 10
+    assert len(some) == 5
+    assert whole.index(some[-1]) >= len(whole) // 2
+    assert more == whole
+    with pytest.raises(BadInput, match='limit 0 must be at least 1'):
+        sources.tfds(name='lmx:python_stdlib/text', split='validation', data_dir=str(tmp_path), limit=0)
+
+
 class Glue(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Stands for a data set that TFDS cannot even list without TensorFlow, prepared where there was one."""
 

@@ -14,7 +14,6 @@ from lmx.decode.sample import Sampling, filter_logits, generate
 from lmx.decode.speculative import speculate
 from lmx.types import BadInput
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 V, CONTEXT = 11, 24
 
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-STEPS = 240
+STEPS = 120
 TIMES = ('tokens_per_second', 'step_seconds', 'goodput')
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from tests.families import DECODERS, ENCODERS, ONE_PAIR_A_ROW, RECURRENT, SEQ2SEQ, D, V
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 B, T, S = 2, 12, 9
 ATTENDING = {**DECODERS, **ENCODERS, **SEQ2SEQ}
 ALL = {**ATTENDING, **RECURRENT, **ONE_PAIR_A_ROW}

@@ -61,7 +61,6 @@ def looped(layers, x, shared, memory):
     return jax.lax.scan(lambda x, one: layer(one[0], x, shared, one[1], 0), x, (layers, memory))
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize(
     ('sizes', 'schedule'),
     [

@@ -72,7 +72,6 @@ def assert_equal(expected, found):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, expected)
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize(
     ('sizes', 'mask'),
     [
@@ -85,20 +84,17 @@ def test_the_ring_equals_plain_attention(sizes, mask):
     assert_equal(*both(sizes, MASKS[mask](), *arrays()))
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('mask', [pytest.param('segments', marks=pytest.mark.full), 'packed'])
 @pytest.mark.parametrize('feature', [pytest.param('scale', marks=pytest.mark.full), 'softcap', 'bias'])
 def test_with_every_feature(feature, mask):
     assert_equal(*both({'data': 2, 'context': 4}, MASKS[mask](), *arrays(), **FEATURES[feature]))
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_queries_of_another_length():
     """Cross-attention: fewer queries than keys."""
     assert_equal(*both({'data': 2, 'context': 4}, Segments(ids()[:, :8], ids()), *arrays(8)))
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('mask', [pytest.param('none', marks=pytest.mark.full), 'packed'])
 def test_dropped_weights_are_the_same_in_the_backward_pass(mask):
     q, k, v = arrays()

@@ -24,7 +24,7 @@ pytest.importorskip('transformers')
 import torch
 import transformers
 
-pytestmark = [pytest.mark.parity, pytest.mark.usefixtures('quick_compilation')]
+pytestmark = pytest.mark.parity
 V, T, S = 53, 16, 11
 EOS = {'pad_token_id': 0, 'eos_token_id': None, 'bos_token_id': None}
 SIZES = {'vocab_size': V, 'hidden_size': 32, 'intermediate_size': 48, 'num_hidden_layers': 2, 'num_attention_heads': 4}

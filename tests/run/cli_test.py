@@ -297,13 +297,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_good(root, tmp_path):
         pytest.skip('needs the right to mount a small file system')
     try:
         workdir = mounted / 'run'
-        done = lmx(*TRAIN, f'--workdir={workdir}', '--config.keep.last=50', '--config.steps=200', cwd=root)
+        done = lmx(*TRAIN, f'--workdir={workdir}', '--config.keep.last=50', '--config.steps=60', cwd=root)
         lines = [line for line in done.stderr.splitlines() if line.startswith('lmx: ')]
         assert done.returncode == 2, done.stderr
         assert len(lines) == 1
         assert 'No space left' in lines[0]
         subprocess.run(['mount', '-o', 'remount,size=40m', str(mounted)], check=True)
-        done = lmx(*TRAIN, f'--workdir={workdir}', '--config.keep.last=50', '--config.steps=200', cwd=root)
+        done = lmx(*TRAIN, f'--workdir={workdir}', '--config.keep.last=50', '--config.steps=60', cwd=root)
         assert done.returncode == 0, done.stderr
         assert 'resuming at step' in done.stderr
     finally:

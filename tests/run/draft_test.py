@@ -9,7 +9,6 @@ from lmx.train.workdir import read_config
 from lmx.types import BadInput
 from tests.run.cli_test import call, refused
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 ALLOW = ('tests',)
 PROMPTS = ['1+2=', '55+41', '7']
 

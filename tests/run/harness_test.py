@@ -11,7 +11,6 @@ from tests.run.cli_test import call, refused
 
 pytestmark = [
     pytest.mark.parity,
-    pytest.mark.usefixtures('quick_compilation'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning', 'ignore::ResourceWarning', 'ignore::UserWarning'),
 ]
 

@@ -22,7 +22,6 @@ def test_broken_lines_are_named(tmp_path, capsys):
         read_inputs(path)
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_an_input_that_cannot_be_read_stops_all_or_gets_its_error(tmp_path):
     c = base()
     c.steps, c.batch_size = 1, 8

@@ -15,7 +15,6 @@ from lmx.types import BadInput
 from tests.run.cli_test import call, refused
 
 search = importlib.import_module('lmx.run.search')  # `lmx.run.search` is the function of this name
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 TEXTS = ['a cat sat on a mat', 'dogs ran over green hills', 'the cat sat', 'blue skies over the hills while dogs sat on green mats']
 
 

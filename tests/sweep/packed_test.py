@@ -19,7 +19,7 @@ from lmx.sweep.folder import Folder
 from lmx.sweep.population import Population
 from lmx.types import BadInput
 
-pytestmark = pytest.mark.usefixtures('quick_compilation', 'two_devices')
+pytestmark = pytest.mark.usefixtures('two_devices')
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_every_training_equals_the_same_config_alone(name, tmp_path):
     sweeps.sweep(of, tmp_path / 'all')
     folder = Folder(tmp_path / 'all')
     assert [row.state for row in folder.rows()] == ['done'] * len(of.points) * len(of.seeds)
-    for trial in folder.trials()[1::3]:
+    for trial in folder.trials()[2::5]:
         run.train(study.config_of(of, trial), tmp_path / trial.name)
         # Float32 products are added up in another order under a leading axis; a dozen updates let that grow.
         compared(folder.folder(trial), tmp_path / trial.name, rtol=2e-4, atol=1e-5)

@@ -20,7 +20,9 @@ from tests.sweep.worker import PEAK
 
 
 def begun(path: pathlib.Path, config: str, points, **asked) -> Folder:
-    folder = Folder(path, Study(run.load(f'tests/tiny.py:{config}'), points=points, **asked))
+    base = run.load(f'tests/tiny.py:{config}')
+    base.every = {'log': 1, 'evaluate': 10, 'checkpoint': 20}
+    folder = Folder(path, Study(base, points=points, **asked))
     folder.record()
     return folder
 
@@ -84,7 +86,7 @@ def test_what_fails_says_why_and_is_tried_again_alone(root, tmp_path):
 
 
 def test_a_sweep_goes_on_after_sigterm_and_after_sigkill(root, tmp_path):
-    folder = begun(tmp_path, 'steps=400', [{PEAK: 1e-3}])
+    folder = begun(tmp_path, 'steps=200', [{PEAK: 1e-3}])
     path = folder.folder(folder.trials()[0])
     process = start(root, folder, jobs=1)
     wait(lambda: len(steps(path)) >= 10, process)
@@ -103,25 +105,25 @@ def test_a_sweep_goes_on_after_sigterm_and_after_sigkill(root, tmp_path):
     while not is_free(path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert len(steps(path)) < 400
+    assert len(steps(path)) < 200
     code, errors = finish(start(root, folder, jobs=1))
     assert code == 0, errors
     assert [row.state for row in folder.rows()] == ['done']
-    assert steps(path) == list(range(1, 401))
+    assert steps(path) == list(range(1, 201))
     assert (path / 'train.log').read_text().count('resuming at step') == 2
 
 
 def test_a_training_that_is_pruned_makes_room(root, tmp_path):
     space = {PEAK: LogUniform(1e-5, 1e-2)}
-    folder = begun(tmp_path, 'steps=400', Search(space, trials=3, sampler='random', pruner='halving', first=20, factor=2, seed=3))
+    folder = begun(tmp_path, 'steps=200', Search(space, trials=3, sampler='random', pruner='halving', first=20, factor=2, seed=3))
     code, errors = finish(start(root, folder, jobs=1))
     assert code == 0, errors
     first, second, third = folder.rows()
     peaks = [row.trial.point[PEAK] for row in (first, second, third)]
     assert peaks[0] > peaks[1]
     assert (first.state, second.state) == ('done', 'pruned')
-    assert first.step == 400
-    assert 20 <= second.step < 400
+    assert first.step == 200
+    assert 20 <= second.step < 200
     assert (second.path / 'checkpoints' / str(second.step)).is_dir()  # it can be trained on by hand
     assert third.state == 'pruned'
 

@@ -19,7 +19,9 @@ POINTS = [*study.grid({PEAK: (1e-3, 2e-3, 3e-3)}), {'model.num_heads': 3}]
 
 
 def begun(path: pathlib.Path, points=POINTS, config: str = 'steps=300') -> Folder:
-    folder = Folder(path, Study(run.load(f'tests/tiny.py:{config}'), points=points))
+    base = run.load(f'tests/tiny.py:{config}')
+    base.every = {'log': 1, 'evaluate': 50, 'checkpoint': 50}
+    folder = Folder(path, Study(base, points=points))
     folder.record()
     return folder
 

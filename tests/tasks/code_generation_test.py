@@ -13,8 +13,6 @@ from lmx.tasks.code_generation import program
 from lmx.train.state import bind
 from lmx.types import BadInput
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 RECORD = {
     'prompt': 'def f(a):\n    """Return twice a."""\n',
     'completion': '    return 2 * a\n',

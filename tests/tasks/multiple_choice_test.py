@@ -13,8 +13,6 @@ from lmx.tasks.likelihood import logprobs
 from lmx.train.state import bind
 from lmx.types import BadInput
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 RECORDS = [
     {'question': '1+1', 'choices': ['2', '13', '4'], 'answer': '2'},
     {'question': '2+2', 'choices': ['5', '4'], 'answer': 1},

@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from lmx import models, objectives, run, tasks, text
 from lmx.data import sources
 from lmx.data.transforms import collection
 from lmx.nn import heads
+from lmx.spec import Builder
 from lmx.train.state import bind
+from lmx.train.workdir import read_config
 from lmx.types import BadInput
 
 WORDS = 'the cat sat on a mat while dogs ran over green hills under blue skies'
@@ -111,14 +114,40 @@ def test_real_weights_give_the_vectors_of_sentence_transformers_and_find_what_is
     np.testing.assert_allclose(again, expected, atol=1e-6)
 
 
-@pytest.mark.real_data
-def test_sts_benchmark_comes_out_as_published(tmp_path):
+@pytest.fixture
+def stsb(tmp_path):
+    """MiniLM as a run that is scored on the STS benchmark."""
     data = pathlib.Path(os.environ.get('LMX_DATA', '../shared/data')) / 'stsb'
     if not data.is_dir():
         pytest.skip(f'needs the STS benchmark in {data}; set LMX_DATA')
     run.import_model(minilm(), tmp_path, config='configs/search_stsb.py')
-    values = run.evaluate(tmp_path, splits=['test'])['test']
+    return tmp_path
+
+
+@pytest.mark.real_data
+@pytest.mark.full
+def test_sts_benchmark_comes_out_as_published(stsb):
+    values = run.evaluate(stsb, splits=['test'])['test']
     assert 100 * values['spearman'] == pytest.approx(82.0, abs=0.2)
+
+
+@pytest.mark.real_data
+@pytest.mark.parity
+def test_a_part_of_the_sts_benchmark_comes_out_as_sentence_transformers_has_it(stsb):
+    library = pytest.importorskip('sentence_transformers')
+    config = read_config(stsb)
+    with config.unlocked():
+        config.data.test.limit = 64
+    values = run.evaluate(stsb, splits=['test'], config=config)['test']
+    source = Builder(config)('data.test')
+    records = [source[index] for index in range(len(source))]
+    model = library.SentenceTransformer(str(minilm()), device='cpu')
+    one, other = (model.encode([record[side] for record in records], normalize_embeddings=True) for side in ('text', 'other'))
+    expected = stats.spearmanr((one * other).sum(1), [record['score'] for record in records]).statistic
+    assert len(records) == 64
+    assert values['spearman'] == pytest.approx(
+        expected, abs=1e-3
+    )  # of float32 cosines, two that are equal but for rounding may change places
 
 
 def test_hard_negatives_are_further_choices_for_every_query():

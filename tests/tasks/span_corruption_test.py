@@ -12,7 +12,6 @@ from lmx.data.corrupt import whole
 from lmx.train.state import bind, init_params
 from lmx.types import BadInput
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 RECORDS = [{'text': 'the cat sat on the mat and the dog sat on the log ' * 6}, {'text': 'one two three four five six seven ' * 5}]
 
 

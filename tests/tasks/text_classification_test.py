@@ -18,8 +18,6 @@ from lmx.spec import ref, spec
 from lmx.train.state import bind, init_params
 from lmx.types import BadInput
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 LABELS = ('few', 'some', 'many')
 RECORDS = [
     {'text': 'one two', 'other': 'two two three', 'label': 'some', 'value': 2.5},

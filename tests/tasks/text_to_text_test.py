@@ -20,8 +20,6 @@ from lmx.text.tokenizers import template
 from lmx.train.state import bind, init_params
 from lmx.types import BadInput
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 PAIRS = [{'source': 'ab', 'target': 'c'}, {'source': 'abcd', 'target': 'ab'}, {'source': 'b', 'target': 'abcd'}]
 IDS = {'<pad>': 0, '</s>': 1, '<s>': 2, '<unk>': 3, 'a': 4, 'b': 5, 'c': 6, 'd': 7}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmx import run
+from lmx.run import parts
 from lmx.run.config import load
 from lmx.train import loop
 from lmx.train.evaluate import evaluate, report
@@ -72,6 +73,16 @@ def test_early_stopping_survives_a_restart(tmp_path):
     assert [line['step'] for line in lines] == [10, 20, 30]
     run.train(config, tmp_path / 'run')
     assert len((tmp_path / 'run' / 'eval.jsonl').read_text().splitlines()) == 3
+
+
+def test_a_run_traces_each_function_once(tmp_path, monkeypatch):
+    """What is checked before a run is what is compiled."""
+    traced = []
+    for name in ('init_state', 'train_step', 'eval_step'):
+        real = getattr(parts, name)
+        monkeypatch.setattr(parts, name, lambda *args, name=name, real=real, **keywords: traced.append(name) or real(*args, **keywords))
+    run.train(load('tests/tiny.py:steps=2'), tmp_path / 'run')
+    assert sorted(traced) == ['eval_step', 'init_state', 'train_step']
 
 
 def explode(config):

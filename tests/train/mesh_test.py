@@ -100,7 +100,6 @@ def assert_alike(found, alone):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), sums, expected)
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize(('name', 'mesh'), list(pairs()))
 def test_a_mesh_equals_one_device(name, mesh):
     layout = shard.make_mesh(MESHES[mesh])
@@ -131,7 +130,6 @@ UNEVEN = ('modernbert', 'pre_norm', 't5_1_1')  # three layers in one of their st
 SOONEST = ('circular', 'memory', 'experts', 'ring')
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize(
     'case', [pytest.param(case, marks=() if case in SOONEST else pytest.mark.full) for case in STAGES if not case.startswith(UNEVEN)]
 )
@@ -298,8 +296,6 @@ def test_a_run_in_stages_ends_alike_and_goes_on_without(root, tmp_path, monkeypa
     run.train(whole, tmp_path / 'whole')
     staged = tiny(stage=2)
     staged.steps, staged.batch_size, staged.pipeline.rounds = 2, 8, 1
-    with staged.ignore_type():
-        staged.optim.schedule.steps = 4
     run.train(staged, tmp_path / 'staged')
     staged.steps, staged.mesh.stage = 4, 1
     run.train(staged, tmp_path / 'staged')
@@ -403,8 +399,6 @@ def test_a_run_goes_on_from_mesh_to_pmap(root, tmp_path, monkeypatch):
     whole = run.train(tiny(), tmp_path / 'whole')
     config = tiny()
     config.steps = 2
-    with config.ignore_type():
-        config.optim.schedule.steps = 4
     run.train(config, tmp_path / 'parts')
     config.steps, config.parallel = 4, 'pmap'
     assert run.train(config, tmp_path / 'parts')['validation']['loss'] == pytest.approx(whole['validation']['loss'], rel=1e-5)
