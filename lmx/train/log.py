@@ -15,8 +15,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lmx.train.tensorboard import Events
-
 FILES = ('metrics.jsonl', 'eval.jsonl')
 
 
@@ -31,11 +29,13 @@ class Log:
     """
 
     def __init__(self, workdir: pathlib.Path, lengths: Mapping[str, int] | None = None, step: int = 0, writers: tuple[Any, ...] = ()):
+        from tensorboardX import SummaryWriter
+
         self.workdir, self.writers = workdir, writers
         self._files = {}
         for name in FILES:
             self._files[name] = _cut(workdir / name, (lengths or {}).get(name, 0))
-        self._board = Events(workdir / 'tensorboard', purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1 if step else None)
 
     def write(self, name: str, line: Mapping[str, Any]) -> None:
         """One line of 'metrics.jsonl' or 'eval.jsonl'; numbers also go to TensorBoard as 'split/key'."""
@@ -44,7 +44,6 @@ class Log:
         for key, value in line.items():
             if isinstance(value, (int, float)) and key != 'step':
                 self._board.add_scalar(f'{line.get("split", "train")}/{key}', value, line['step'])
-        self._board.flush()
         for writer in self.writers:
             writer(line)
 
