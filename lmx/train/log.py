@@ -29,13 +29,11 @@ class Log:
     """
 
     def __init__(self, workdir: pathlib.Path, lengths: Mapping[str, int] | None = None, step: int = 0, writers: tuple[Any, ...] = ()):
-        from tensorboardX import SummaryWriter
-
         self.workdir, self.writers = workdir, writers
         self._files = {}
         for name in FILES:
             self._files[name] = _cut(workdir / name, (lengths or {}).get(name, 0))
-        self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1 if step else None)
+        self._board = _summary_writer()(str(workdir / 'tensorboard'), purge_step=step + 1 if step else None)
 
     def write(self, name: str, line: Mapping[str, Any]) -> None:
         """One line of 'metrics.jsonl' or 'eval.jsonl'; numbers also go to TensorBoard as 'split/key'."""
@@ -59,6 +57,19 @@ class Log:
         for file in self._files.values():
             file.close()
         self._board.close()
+
+
+def _summary_writer() -> Any:
+    """tensorboardX's. It would import PyTorch where that is installed, for seconds, to write what are only numbers here."""
+    hidden = 'torch' not in sys.modules
+    if hidden:
+        sys.modules['torch'] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules['torch']
+    return SummaryWriter
 
 
 def _cut(path: pathlib.Path, length: int) -> Any:
