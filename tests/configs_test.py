@@ -1,4 +1,4 @@
-"""Every shipped config: complete, JSON, and `:debug` trains and reports. With each of the models it offers it builds, and under `full` trains."""
+"""Every shipped config: complete, JSON, and `:debug` builds with each of the models it offers; the first of a kind, and under `full` all, train and report."""
 
 import importlib.util
 import pathlib
@@ -64,14 +64,15 @@ def models(name: str) -> list[str]:
 
 
 def pairs() -> Iterator[tuple[str, str, bool]]:
-    """(config, model, whether it is trained by default: a config's first model and the first of a kind)."""
-    seen = set()
-    for name in CONFIGS:
+    """(config, model, whether it is trained by default: the first of a task or of a kind of model, best one that needs no data)."""
+    seen: set[str] = set()
+    for name in sorted(CONFIGS, key=lambda name: name in NEEDS_DATA):
         if name not in CATALOGUE:
-            for place, model in enumerate(models(name)):
-                kind = debug(name, model).model.call
-                yield name, model, place == 0 or kind not in seen
-                seen.add(kind)
+            for model in models(name):
+                config = debug(name, model)
+                calls = {config.task.call, config.model.call}
+                yield name, model, not calls <= seen
+                seen |= calls
 
 
 def debug(name: str, model: str) -> Any:

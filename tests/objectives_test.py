@@ -64,6 +64,7 @@ def test_chunked_loss_equals_whole_with_its_gradient(chunk):
     close(got, want, rtol=1e-4)
 
 
+@pytest.mark.optimized
 def test_chunking_never_holds_all_logits():
     vocab, length, chunk = 4001, 64, 8
     wide = models.gpt(vocab_size=vocab, dim=8, num_layers=1, num_heads=1, max_length=length)

@@ -167,6 +167,8 @@ def _traces(of: Study, path: str, trials: Sequence[Trial]) -> bool:
     first = Trial(0, points[0], of.seeds[0])
     parts = Parts(study.config_of(of, Trial(0, {**first.point, path: numbers[0]}, first.seed)), devices=jax.devices()[:1])
     parts.check()
+    if path in parts.values:  # was an argument of what has just been traced
+        return True
     if path.startswith('task.') and len({_data(of, first, path, value) for value in numbers}) > 1:
         return False
 

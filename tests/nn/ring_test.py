@@ -119,6 +119,7 @@ def test_alone_it_is_plain_attention():
     np.testing.assert_array_equal(kernels.attend('ring', q, k, v, mask=Causal()), attend(q, k, v, mask=Causal()))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize('mask', ['none', 'packed'])
 def test_keys_travel_and_nothing_is_gathered(mask):
     layout = shard.make_mesh({'context': 8})

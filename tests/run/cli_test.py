@@ -199,7 +199,7 @@ TRAIN = ('train', '--config=tests/tiny.py')
         (('train', '--config=tests/tini.py'), "did you mean 'tests/tiny.py'"),
         (('train', '--config=tests/tiny.py:stesp=3'), "did you mean 'steps'"),
         (('train',), 'holds no run'),
-        ((*TRAIN, '--config.batch_size=30', '--config.cpu_devices=1', '--config.accumulate=4'), 'try 32'),
+        ((*TRAIN, '--config.batch_size=30', '--config.cpu_devices=1', '--config.accumulate=4'), 'try 28 or 32'),
         ((*TRAIN, '--config.mesh.data=3'), 'does not multiply to'),
         ((*TRAIN, "--config.mesh={'dta': 1}"), 'mesh'),
         ((*TRAIN, "--config.rules=(('embed', ()),)"), 'no sharding rule matches'),

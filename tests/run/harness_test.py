@@ -1,5 +1,6 @@
 """lm-evaluation-harness gives the same numbers for a run as for the Hugging Face model that the run was made of."""
 
+import functools
 import json
 
 import pytest
@@ -25,6 +26,16 @@ QUESTIONS = [
     },
     {'question': 'one', 'choices': ['two', 'three', 'four and five and six and seven'], 'answer': 0, 'number': '1'},
 ] * 2
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_index():
+    """Of the harness's thousands of task files, which take seconds to read."""
+    from lmx.run import harness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, 'TaskManager', functools.cache(harness.TaskManager))
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -108,7 +119,9 @@ def their_own(folder, names, included, **options):
 
     model = HFLM(pretrained=str(folder), device='cpu', dtype='float32', batch_size=4)
     seeds = dict.fromkeys(('random_seed', 'numpy_random_seed', 'torch_random_seed', 'fewshot_random_seed'), 0)
-    return lm_eval.simple_evaluate(model, tasks=names, task_manager=TaskManager(include_path=str(included)), **seeds, **options)
+    return lm_eval.simple_evaluate(
+        model, tasks=names, task_manager=TaskManager(include_path=str(included), include_defaults=False), **seeds, **options
+    )
 
 
 @pytest.mark.parametrize(('names', 'shots'), [(['mini_choice', 'mini_text'], 2), (['mini_rolling'], 0)])
