@@ -4,6 +4,10 @@
     lmx sweep --study=experiments/sweep_lr_width.py --workdir=sweeps/lr_width
 
 One program for each width. Needs input.txt (or input.txt.xz) of tinyshakespeare in $LMX_DATA/tinyshakespeare.
+
+Measured on 2 CPU cores, 2026-11-27, validation loss after 300 updates, means of three seeds with 95 % intervals: at a rate of 0.008 width 32
+has 2.54 (2.37 to 2.72), 64 2.374 (2.359 to 2.390) and 128 2.319 (2.248 to 2.390), its best. At 0.016 width 64 still has 2.379, but 128 only 2.66: the
+wider, the sooner a rate is too high. The winner, trained again with fresh seeds, has 2.336 (2.277 to 2.395).
 """
 
 from lmx.run.config import load
