@@ -4,6 +4,7 @@
     lmx predict --workdir=runs/bert --input='for i in [MASK](len(x)):'
     lmx train --config=configs/classify_stdlib.py:init=runs/bert --workdir=runs/modules
 
+After 1,500 steps, 6 minutes on 2 cores, it knows 49.4 % of the hidden tokens of validation files (perplexity 13.1).
 `experiments/pretraining.py` compares the fine-tuned model with the same one from scratch.
 """
 

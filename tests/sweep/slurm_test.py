@@ -69,6 +69,19 @@ def test_an_array_shares_the_trainings_and_the_last_job_does_what_is_left(root, 
     assert (folder.path / 'code').is_dir()
 
 
+@pytest.mark.slurm
+def test_every_job_of_an_array_trains_a_population(root, tmp_path, nodes, monkeypatch):
+    monkeypatch.chdir(root)
+    folder = begun(tmp_path / 'sweep', study.grid({PEAK: (1e-3, 2e-3, 3e-3, 4e-3)}), config='steps=4')
+    ids = slurm.submit(folder, array=2, executor='vmap', options={'partition': 'high'}, setup=['ulimit -c 0'])
+    wait(lambda: cluster.state(ids['last']) in ('COMPLETED', 'FAILED'), folder)
+    assert [row.state for row in folder.rows()] == ['done'] * 4, output(folder)
+    for job in range(2):
+        (said,) = (path.read_text() for path in (folder.path / 'logs').glob(f'*_{job}.out'))
+        assert '2 training(s) of 4 updates in 2 slots' in said
+    assert not list(folder.path.glob('trials/*/train.log'))  # no training had a process of its own
+
+
 def test_the_scripts_say_what_was_asked(tmp_path):
     folder = begun(tmp_path / 'a sweep')
     asked = {'at_once': 2, 'gpus_per_node': 4, 'options': {'time': '1:00:00'}, 'arguments': ['--jobs=4'], 'setup': ['module load cuda']}
