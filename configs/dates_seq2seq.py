@@ -2,9 +2,10 @@
 
     lmx train --config=configs/dates_seq2seq.py --workdir=runs/dates && lmx evaluate --workdir=runs/dates --checkpoint=best --split=test
 
-`:model=transformer` (Vaswani 2017), `t5`, `bart`, `rnn` (Bahdanau 2015) or `conv` (Gehring 2017). The Transformer and ConvS2S
-write all of 500 test dates, none of which is in the training data, without a fault, after 4 and 2 minutes on 2 busy cores, BART likewise after 1,500 steps, 3 minutes, and
-T5 99.8 % of them (99.4 to 100) after 1,000. The RNN comes late: 7.2 % after 1,800 steps, 99.8 % (99.4 to 100) after 4,000, 2 minutes on an H200.
+`:model=transformer` (Vaswani 2017), `t5`, `bart`, `rnn` (Bahdanau 2015) or `conv` (Gehring 2017). The Transformer and ConvS2S write all of 500 test
+dates, none of which is in the training data, without a fault, after 4 and 2 minutes on 2 busy cores, BART likewise after 1,500 steps, 3
+minutes, and T5 99.8 % of them (99.4 to 100) after 1,000. The RNN comes late: 7.2 % after 1,800 steps, 99.8 % (99.4 to 100) after 4,000, 2 minutes on an
+H200.
 """
 
 from ml_collections import ConfigDict

@@ -83,6 +83,9 @@ def marks(name: str, *more: pytest.MarkDecorator) -> list[pytest.MarkDecorator]:
     return [*([pytest.mark.real_data] if name in NEEDS_DATA else []), *more]
 
 
+TRAINED = {name for name, _, default in pairs() if default}
+
+
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize(
     ('name', 'model'),
@@ -105,7 +108,11 @@ def test_debug_trains(root, tmp_path, request, monkeypatch, name, model):
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize(
     ('name', 'model'),
-    [pytest.param(name, model, marks=marks(name), id=f'{name}:{model}') for name, model, default in pairs() if not default],
+    [
+        pytest.param(name, model, marks=marks(name, *([pytest.mark.full] if name in TRAINED else [])), id=f'{name}:{model}')
+        for name, model, default in pairs()
+        if not default
+    ],
 )
 def test_debug_is_a_run_that_can_work(root, request, monkeypatch, name, model):
     """Short of training it, which `full` does."""

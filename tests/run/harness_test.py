@@ -93,7 +93,7 @@ def _tokenizer(folder, *, bos):
     return len(vocab)
 
 
-@pytest.fixture(scope='module', params=['gpt2', 'llama'])
+@pytest.fixture(scope='module', params=[pytest.param('gpt2', marks=pytest.mark.full), 'llama'])
 def both(request, tmp_path_factory):
     """(a Hugging Face directory, the run made of it); llama's tokenizer begins every text with a special token, gpt2's does not."""
     torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')

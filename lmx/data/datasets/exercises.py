@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,12 +49,18 @@ class Exercises(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split) for split in SIZES}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, str]]]:
-        draw, made = rng.numpy_rng(0, 'exercises'), {}
-        while len(made) < sum(SIZES.values()):
-            record = exercise(draw)
-            made.setdefault(record['prompt'].partition('\n')[2], record)  # by its docstring, whatever the function is called
         first = sum(size for name, size in SIZES.items() if list(SIZES).index(name) < list(SIZES).index(split))
-        yield from enumerate(list(made.values())[first : first + SIZES[split]])
+        yield from enumerate(made()[first : first + SIZES[split]])
+
+
+@functools.cache
+def made() -> list[dict[str, str]]:
+    """The exercises of all splits, of which no two say the same."""
+    draw, found = rng.numpy_rng(0, 'exercises'), {}
+    while len(found) < sum(SIZES.values()):
+        record = exercise(draw)
+        found.setdefault(record['prompt'].partition('\n')[2], record)  # by its docstring, whatever the function is called
+    return list(found.values())
 
 
 def exercise(draw: np.random.Generator) -> dict[str, str]:
