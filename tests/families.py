@@ -13,6 +13,12 @@ SMALL = {'vocab_size': V, 'dim': D, 'num_layers': L, 'num_heads': 4}
 grouped = {**SMALL, 'num_kv_heads': 2, 'mlp_dim': 24}
 seq2seq = {**SMALL, 'dropout_rate': 0.0}
 
+
+def copying(*, mlp_dim, **keywords):
+    """A Transformer with a pointer and BERT's encoder."""
+    return models.transformer(**keywords, mlp_dim=mlp_dim, pointer=True, encoder=models.bert(**keywords))
+
+
 DECODERS = {
     'gpt': partial(models.gpt, **SMALL, max_length=32),
     'gpt_alibi': partial(models.gpt, **SMALL, max_length=32, positions=Alibi(4), num_kv_heads=1, use_bias=False),
@@ -39,7 +45,7 @@ SEQ2SEQ = {
     'pre_norm': partial(models.transformer, **seq2seq, mlp_dim=24, residual=pre_norm, target_vocab_size=V, num_decoder_layers=3),
     't5': partial(models.t5, **seq2seq, mlp_dim=24, head_dim=8, num_buckets=8, max_distance=12),
     't5_1_1': partial(models.t5_1_1, **seq2seq, mlp_dim=24, head_dim=8, num_decoder_layers=3),
-    'pointer': partial(models.transformer, **seq2seq, mlp_dim=24, pointer=True, encoder=models.bert(**SMALL, dropout_rate=0.0)),
+    'pointer': partial(copying, **seq2seq, mlp_dim=24),
     'bart': partial(models.bart, **seq2seq, mlp_dim=24, max_length=32),
 }
 """Keywords -> a model that meets `lmx.types.EncoderDecoder`."""

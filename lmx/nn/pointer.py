@@ -15,7 +15,7 @@ from lmx.types import Array
 class Pointer(nn.Module):
     """p(w) = g softmax(scores)_w + (1 - g) (attention to the source tokens that are w), g = sigmoid(w x + b) (See et al., section 2.2).
 
-    One more attention over the encoder's output, of one head. Parameters: `key`, `query`, `gate`.
+    One more attention over the encoder's output, of one head. Parameters: `key`, `query`, `switch`.
     """
 
     dim: int
@@ -24,7 +24,7 @@ class Pointer(nn.Module):
     def setup(self) -> None:
         self.key = Linear(self.dim, kernel_init=self.kernel_init)
         self.query = Linear(self.dim, kernel_init=self.kernel_init)
-        self.gate = Linear(1, kernel_init=self.kernel_init)
+        self.switch = Linear(1, kernel_init=self.kernel_init)
 
     def keys(self, states_BSD: Array) -> Array:
         """What `point` finds source tokens by, [B, S, D]."""
@@ -40,7 +40,7 @@ class Pointer(nn.Module):
     def mix(self, x_BTD: Array, scores_BTV: Array, mass_BTS: Array, tokens_BS: Array) -> Array:
         """log p [B, T, V] float32, of which p is the softmax."""
         batch, length, size = scores_BTV.shape
-        gate_BT1 = self.gate(x_BTD).astype(jnp.float32)
+        gate_BT1 = self.switch(x_BTD).astype(jnp.float32)
         copied_BVT = jnp.zeros((batch, size, length), jnp.float32)
         # A word has mass at one place, so that the order in which a device adds up cannot matter.
         copied_BVT = copied_BVT.at[jnp.arange(batch)[:, None], tokens_BS].add(jnp.swapaxes(mass_BTS, 1, 2))

@@ -103,7 +103,7 @@ def test_fifty_kills(root, tmp_path, undisturbed):
     kill_and_compare(50, root, tmp_path / 'killed', undisturbed, seed=1)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
 def test_signal_saves_and_exits_75_and_the_next_start_goes_on(root, tmp_path, undisturbed, number):
     workdir = tmp_path / 'asked'
     process = start(workdir, root)

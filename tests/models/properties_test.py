@@ -13,10 +13,18 @@ B, T, S = 2, 12, 9
 ATTENDING = {**DECODERS, **ENCODERS, **SEQ2SEQ}
 ALL = {**ATTENDING, **RECURRENT, **ONE_PAIR_A_ROW}
 
-every_decoder = pytest.mark.parametrize('name', {**DECODERS, **RECURRENT})
-every_encoder = pytest.mark.parametrize('name', ENCODERS)
-every_seq2seq = pytest.mark.parametrize('name', {**SEQ2SEQ, **ONE_PAIR_A_ROW})
-packing_seq2seq = pytest.mark.parametrize('name', SEQ2SEQ)
+LIKE_ANOTHER = ('llama3', 'yarn', 'roberta', 'distilbert', 'pre_norm', 't5_1_1', 'rnn_multiplicative', 'elman')
+
+
+def each(names):
+    """All under `-m full`; by default one of those that are made of the same parts."""
+    return pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.full) if name in LIKE_ANOTHER else name for name in names])
+
+
+every_decoder = each({**DECODERS, **RECURRENT})
+every_encoder = each(ENCODERS)
+every_seq2seq = each({**SEQ2SEQ, **ONE_PAIR_A_ROW})
+packing_seq2seq = each(SEQ2SEQ)
 DIFFERENT = ('gpt', 'gemma2', 'mixtral', 'bert', 'modernbert', 't5', 'pointer')  # in what a stack or a block is made of
 some_families = pytest.mark.parametrize(
     'name', [name if name in DIFFERENT else pytest.param(name, marks=pytest.mark.full) for name in ATTENDING]

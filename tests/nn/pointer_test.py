@@ -39,7 +39,7 @@ def defined(params, states_BSD, x_BTD, scores_BTV, tokens_BS, segments_BS):
         scores_TS = linear('query', x_BTD[b]) @ linear('key', states_BSD[b]).T / np.sqrt(D)
         attention_TS = np.exp(scores_TS) * (np.asarray(segments_BS[b]) == 1)
         attention_TS /= attention_TS.sum(-1, keepdims=True)
-        gate_T1 = 1 / (1 + np.exp(-linear('gate', x_BTD[b])))
+        gate_T1 = 1 / (1 + np.exp(-linear('switch', x_BTD[b])))
         words_TV = np.exp(np.float64(scores_BTV[b]))
         p_BTV[b] = gate_T1 * words_TV / words_TV.sum(-1, keepdims=True)
         for s in range(S):
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_the_sum():
     def plain(params):
         bound = module.bind(params)
         scores_BTS = jnp.einsum('BTD,BSD->BTS', bound.query(x_BTD), bound.key(states_BSD)) / np.sqrt(D)
-        gate_BT = jax.nn.sigmoid(bound.gate(x_BTD))[..., 0]
+        gate_BT = jax.nn.sigmoid(bound.switch(x_BTD))[..., 0]
         copied_BT = jnp.sum(jax.nn.softmax(scores_BTS) * (tokens_BS[:, None] == targets_BT[..., None]), axis=-1)
         word_BT = jnp.take_along_axis(jax.nn.softmax(scores_BTV), targets_BT[..., None], axis=-1)[..., 0]
         return -jnp.log(gate_BT * word_BT + (1 - gate_BT) * copied_BT).mean()

@@ -223,6 +223,7 @@ def test_outputs_hidden_states_and_gradients(name):
     jax.tree_util.tree_map_with_path(near, gradients, wanted)
 
 
+@pytest.mark.full  # `tests/models/properties_test.py` has it of every family
 @pytest.mark.parametrize('name', [name for name in ROWS if 'classes' not in name])
 def test_packed_segments_equal_separate_runs(name):
     both = pair(name)

@@ -106,7 +106,7 @@ def compared(ours: pathlib.Path, alone: pathlib.Path, **tolerance: float) -> Non
                 np.testing.assert_allclose(a[key], b[key], **tolerance, err_msg=f'{name} {b["step"]} {key}')
 
 
-@pytest.mark.parametrize('name', ['gpt', pytest.param('seq2seq', marks=pytest.mark.full), 'classifier'])
+@pytest.mark.parametrize('name', ['gpt', *(pytest.param(name, marks=pytest.mark.full) for name in ('seq2seq', 'classifier'))])
 def test_every_training_equals_the_same_config_alone(name, tmp_path):
     of = STUDIES[name]()
     sweeps.sweep(of, tmp_path / 'all')

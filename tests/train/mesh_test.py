@@ -35,7 +35,10 @@ MESHES = {
 ATTENTION = {**DECODERS, **ENCODERS, **SEQ2SEQ}
 
 
-ALIKE = ('gpt_alibi', 'llama3', 'yarn', 'qwen3', 'roberta', 'distilbert', 'pre_norm', 't5_1_1', 'rnn_multiplicative', 'elman')
+ALIKE = (
+    *('gpt_alibi', 'llama3', 'yarn', 'mistral', 'qwen3', 'roberta', 'distilbert', 'pre_norm', 't5_1_1', 'bart'),
+    *('rnn_multiplicative', 'elman', 'gru'),
+)
 """Families whose parameters lie as those of another one."""
 
 
@@ -390,7 +393,7 @@ def test_context_is_refused_for_lengths_that_it_does_not_divide(root, monkeypatc
         Parts(spec.finish(tiny(context=8))).check()
 
 
-@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('accumulate', [pytest.param(1, marks=pytest.mark.full), 2])
 def test_pmap_equals_the_mesh(root, tmp_path, monkeypatch, accumulate):
     monkeypatch.chdir(root)
     found = []
