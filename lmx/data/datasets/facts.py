@@ -2,7 +2,7 @@
 
 {'context': 'Maria lives in Oslo. She owns a red bicycle. ...', 'question': 'What does Maria own?', 'answers': {'text': ['a red bicycle'],
 'answer_start': [30]}}, as SQuAD. Who does what is drawn anew in every paragraph, so that no answer can be known without reading it. No
-paragraph has two facts of a kind: whose a fact is, a small model learns only long after it has learnt to tell facts apart.
+paragraph has two facts of a kind: whose of several a fact is, small models from nothing did not learn in 2,000 updates.
 """
 
 from __future__ import annotations
