@@ -48,6 +48,8 @@ def base() -> ConfigDict:
 def start_from(c: ConfigDict, workdir: str | os.PathLike[str], head: ConfigDict | None = None) -> None:
     """Takes another run's model and tokenizer into a config, and its parameters to begin with; `lmx import` makes such runs of others' models.
 
+    The tokenizer is the one that the run keeps: learnt again from this config's data, it would give the parameters other words.
+
     Args:
       head: what the model is to end in instead of its own head; its parameters begin fresh.
 
@@ -56,9 +58,9 @@ def start_from(c: ConfigDict, workdir: str | os.PathLike[str], head: ConfigDict 
     """
     from lmx.train.workdir import read_config
 
-    theirs = read_config(workdir)
-    c.tokenizer, c.model = theirs.tokenizer, theirs.model
-    c.init = spec.spec('lmx.train.init:run', workdir=str(pathlib.Path(workdir).absolute()))
+    theirs, place = read_config(workdir), pathlib.Path(workdir).absolute()
+    c.tokenizer, c.model = spec.spec('lmx.text.ids:load', path=str(place / 'tokenizer.json')), theirs.model
+    c.init = spec.spec('lmx.train.init:run', workdir=str(place))
     if head is not None:
         c.model.head = head
 

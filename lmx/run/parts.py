@@ -16,7 +16,7 @@ from lmx import spec
 from lmx.data import pipeline
 from lmx.nn import pipeline as staged
 from lmx.train import pmap, shard
-from lmx.train.init import flat
+from lmx.train.init import Loaded, flat, same_tokens
 from lmx.train.state import init_carry, init_state
 from lmx.train.step import eval_step, stream_eval_step, train_step
 from lmx.types import BadInput, Sums, Task
@@ -79,6 +79,19 @@ class Parts:
         rows = shard.rows(self.mesh, self.config.batch_size)
         return pipeline.eval_batches(self.features(split), batch_size=self.config.batch_size, rows=rows)
 
+    # -- parameters to begin with
+
+    def begin(self, fresh: Any) -> Loaded:
+        """What config.init makes of fresh parameters.
+
+        Raises:
+          BadInput: whatever it refuses; embeddings of a run whose tokenizer gives their ids to other tokens.
+        """
+        loaded = self.builder('init')(fresh)
+        if self.config.get('tokenizer') is not None and 'workdir' in self.config.init:
+            same_tokens(loaded, self.config.init.workdir, self.builder('tokenizer'))
+        return loaded
+
     # -- an adapter and what it adds to
 
     @functools.cached_property
@@ -93,7 +106,7 @@ class Parts:
     @functools.cached_property
     def base(self) -> Any:
         """The `Loaded` of config.init that an adapter adds to."""
-        return self.adapter.freeze(self.builder('init'), self.abstract_params())
+        return self.adapter.freeze(self.begin, self.abstract_params())
 
     @property
     def frozen(self) -> Any:

@@ -137,7 +137,7 @@ class _Run:
             return state, step, meta['lengths']
         state = self.parts.jitted_init()(self.parts.values)
         if self.config.init is not None and self.parts.adapter is None:
-            loaded = self.parts.builder('init')(state.params)
+            loaded = self.parts.begin(state.params)
             say(str(loaded))
             optimizer = self.parts.make(self.parts.values)[2]
             layouts = jax.tree.map(lambda leaf: leaf.sharding, self.parts.abstract_state().opt_state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from lmx import spec, trees
+from lmx.text import ids
 from lmx.text.vectors import initializer
 from lmx.train import weights
 from lmx.train.checkpoint import Checkpoints, Damaged, average
@@ -89,6 +91,28 @@ def vectors(*, path: str, tokenizer: Any, table: str = r'(^|/)embed/embedding$')
         return Loaded(trees.map_named(pick, fresh), loaded=found, fresh=[name for name in names if name not in found], unused=[])
 
     return load
+
+
+def same_tokens(loaded: Loaded, workdir: str | os.PathLike[str], tokenizer: Any) -> None:
+    """Embeddings of another run are of the tokens of that run's tokenizer; ours may have more.
+
+    Args:
+      loaded: what a warm start did with that run's parameters.
+
+    Raises:
+      BadInput: an embedding table was loaded, and an id of it stands for another token here (which one, and how to mend it).
+    """
+    theirs = pathlib.Path(workdir) / 'tokenizer.json'
+    if not theirs.exists() or not any(name.endswith('embed/embedding') for name in loaded.loaded):
+        return
+    ours = tokenizer.inner.get_vocab()
+    for token, index in ids.load(path=str(theirs)).inner.get_vocab().items():
+        if ours.get(token) != index:
+            here = 'is no token' if token not in ours else f'has id {ours[token]}'
+            raise BadInput(
+                f'token {token!r} has id {index} in {workdir} and {here} here, so its embedding would stand for another token; '
+                f'use that tokenizer: c.tokenizer = spec(text.load, path={str(theirs)!r}), or leave the embeddings out with take'
+            )
 
 
 def graft(fresh: Any, source: Mapping[str, Any]) -> Loaded:

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from lmx import run
-from lmx.run.config import load
+from lmx.data import sources
+from lmx.run.config import load, start_from
+from lmx.spec import spec
 from lmx.train import init
 from lmx.types import BadInput
 
@@ -77,9 +79,33 @@ def test_a_new_run_starts_from_it(source, tmp_path, capsys):
 
 
 def spec_of(**kwargs):
-    from lmx.spec import spec
-
     return spec(init.run, **kwargs)
+
+
+def on(text):
+    config = load('tests/tiny.py:steps=1,dropout=0')
+    with config.unlocked(), config.ignore_type():
+        config.data = {split: spec(sources.in_memory, records=[{'text': text * 40}]) for split in ('train', 'validation')}
+    return config
+
+
+def test_a_run_that_starts_from_another_keeps_its_words(source, tmp_path):
+    config = on('1+2=3\n')  # of which a tokenizer of its own would have six ids
+    with config.unlocked(), config.ignore_type():
+        start_from(config, source)
+    run.train(config, tmp_path / 'warm')
+    assert (tmp_path / 'warm' / 'tokenizer.json').read_bytes() == (source / 'tokenizer.json').read_bytes()
+
+
+def test_embeddings_of_other_words_are_refused(source, tmp_path):
+    config = on('abcdefghijkl\n')
+    with config.unlocked(), config.ignore_type():
+        config.init = spec_of(workdir=str(source))
+    with pytest.raises(BadInput, match=r"token '.' has id \d+ in .* and (is no token|has id \d+) here.*text.load"):
+        run.train(config, tmp_path / 'cold')
+    with config.unlocked(), config.ignore_type():
+        config.init.take = '/blocks/'
+    run.train(config, tmp_path / 'blocks')
 
 
 def test_word_vectors_go_into_any_table(tmp_path):
