@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -132,17 +131,3 @@ def _parts(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     """Sizes of `parts` parts of `total`, each at least 1, every way of cutting equally likely."""
     cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
-
-
-def copies(*, source: Any, times: int) -> Any:
-    """The records `times` over: one pass then sees each under as many masks, as in BERT's own data, which had 10 copies of each text.
-
-    Raises:
-      BadInput: fewer than 1.
-    """
-    if times < 1:
-        raise BadInput(f'copies {times} is below 1')
-    out = source.repeat(times)
-    if getattr(source, 'lmx_fingerprint', None) is not None:
-        out.lmx_fingerprint = f'{source.lmx_fingerprint}*{times}'
-    return out

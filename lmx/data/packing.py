@@ -1,21 +1,26 @@
 """Windows of fixed length over cached tokens, as random access: which tokens window i holds is arithmetic or a plan, never a stream.
 
-Every window is {'inputs' [T] int32, 'targets' [T] int32, 'weights' [T] float32}; every token of the text is a target exactly once.
+Every window is {'inputs' [T] int32, 'targets' [T] int32, 'weights' [T] float32}; every token of the text is a target exactly once in a pass.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from lmx import rng
 from lmx.data.cache import TokenCache
 from lmx.types import BadInput
 
 
 class Windows:
-    """A random-access source that can also fetch many rows at once: `rows(indices)` -> features with a leading axis."""
+    """A random-access source that can also fetch many rows at once: `rows(indices)` -> features with a leading axis.
+
+    Index i of pass p over the data is p * len + i, as in Grain; a source may make something else of the same text in every pass.
+    """
 
     def __init__(self, fingerprint: str):
         self.fingerprint = fingerprint
@@ -36,6 +41,7 @@ def concatenated(cache: TokenCache, *, length: int, eos_id: int | None, stride: 
     Args:
       eos_id: the separator; None puts nothing between documents, and the first token of all is then no target.
       stride: targets per window; less than `length` lets windows overlap, each re-reading length - stride tokens as context of weight 0.
+        Windows that do not overlap are cut elsewhere in each pass but the first, the one at the text's end going on at its beginning.
 
     Raises:
       BadInput: a stride outside 1..length, or too little text for one target.
@@ -48,8 +54,9 @@ def concatenated(cache: TokenCache, *, length: int, eos_id: int | None, stride: 
 
 class _Concatenated(Windows):
     def __init__(self, cache: TokenCache, length: int, eos_id: int | None, stride: int):
-        super().__init__(f'concatenated/{cache.fingerprint}/{length}/{eos_id}/{stride}')
+        super().__init__(f'concatenated/cut anew/{cache.fingerprint}/{length}/{eos_id}/{stride}')
         self.cache, self.length, self.eos_id, self.stride = cache, length, eos_id, stride
+        self._shift = functools.lru_cache(self._drawn)
         separators = 0 if eos_id is None else len(cache.offsets) - 1
         # Position of every document's first token in the stream that has the separators in it.
         self.starts = cache.offsets[:-1] + (np.arange(1, len(cache.offsets)) if eos_id is not None else 0)
@@ -62,12 +69,21 @@ class _Concatenated(Windows):
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         # Targets of window i are stream positions 1 + i stride ... ; its context reaches back length - stride further.
-        first = np.asarray(indices, np.int64)[:, None] * self.stride - (self.length - self.stride)
-        place = first + np.arange(self.length + 1)
-        tokens = self._at(np.clip(place, 0, self.total - 1))
-        target = place[:, 1:]
+        passes, window = np.divmod(np.asarray(indices, np.int64), len(self))
+        first = window * self.stride - (self.length - self.stride)
+        if self.stride == self.length:
+            first -= np.array([self._shift(number) for number in passes.tolist()])
+            place = (first[:, None] + np.arange(self.length)) % (len(self) * self.length)
+        else:
+            place = first[:, None] + np.arange(self.length)
+        target = place + 1
         fresh = (np.arange(self.length) >= self.length - self.stride) & (target < self.total) & (target > 0)
-        return {'inputs': tokens[:, :-1], 'targets': tokens[:, 1:], 'weights': fresh.astype(np.float32)}
+        inputs, targets = (self._at(np.clip(each, 0, self.total - 1)) for each in (place, target))
+        return {'inputs': inputs, 'targets': targets, 'weights': fresh.astype(np.float32)}
+
+    def _drawn(self, number: int) -> int:
+        """How many tokens earlier the windows of a pass begin."""
+        return int(rng.numpy_rng(0, 'cut', number).integers(self.length)) if number else 0
 
     def _at(self, place: np.ndarray) -> np.ndarray:
         """The stream's tokens at these positions, int32."""
@@ -118,7 +134,7 @@ class _Packed(Windows):
         return len(self.bounds) - 1
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        indices = np.asarray(indices, np.int64)
+        indices = np.asarray(indices, np.int64) % len(self)
         counts = self.bounds[indices + 1] - self.bounds[indices]
         start, size, document = self.pieces[np.repeat(self.bounds[indices], counts) + _ramp(counts)].T
         position = _ramp(size)

@@ -23,7 +23,10 @@ Rows = np.ndarray | slice | None
 
 
 class Batches:
-    """step -> batch, int from 0; endless, since every epoch has its own order. Batches run on across epochs, and nothing is dropped."""
+    """step -> batch, int from 0; endless, since every epoch has its own order. Batches run on across epochs, and nothing is dropped.
+
+    Example i of epoch e is asked for by e * len + i: what is cut, hidden or drawn by its index is so anew in every epoch.
+    """
 
     def __init__(self, features: Any, batch_size: int, seed: int, rows: Rows = None):
         if not len(features):
@@ -44,7 +47,7 @@ class Batches:
         return step * self.batch_size / len(self.features)
 
     def indices(self, step: int) -> np.ndarray:
-        """The examples of the rows that this process holds, int64."""
+        """The examples of the rows that this process holds, int64 from 0 to epochs x examples."""
         if in_streams(self.features):
             # Evenly spaced starts, then round and round: a row goes on through its neighbours' parts of the text, and nothing is left out.
             return (self.rows * len(self.features) // self.batch_size + step) % len(self.features)
@@ -53,7 +56,7 @@ class Batches:
         out = np.empty(len(place), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            out[here] = self._order(int(epoch))[within[here]]
+            out[here] = self._order(int(epoch))[within[here]] + epoch * len(self.features)
         return out
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:

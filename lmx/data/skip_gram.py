@@ -14,7 +14,7 @@ CHUNK = 1 << 22  # positions that are decided at once
 
 class Pairs(Windows):
     """Example i: 'center' [] int32, 'context' [2 window] int32, 'weights' [2 window] float32 (0 = no context), 'negatives' [2 window, K]
-    int32. Random access; the arguments are those of `lmx.tasks.word_vectors`.
+    int32. Random access; the arguments are those of `lmx.tasks.word_vectors`. Every pass has windows and negatives of its own.
 
     Raises:
       BadInput: fewer than two words in the text.
@@ -32,7 +32,7 @@ class Pairs(Windows):
         draws: int,
         seed: int,
     ):
-        super().__init__(f'skip_gram/{cache.fingerprint}/{window}/{negatives}/{subsample}/{power}/{draws}/{seed}')
+        super().__init__(f'skip_gram/anew/{cache.fingerprint}/{window}/{negatives}/{subsample}/{power}/{draws}/{seed}')
         self.cache, self.window, self.negatives, self.seed = cache, window, negatives, seed
         counts_V = np.bincount(cache.tokens, minlength=len(allowed_V)) * allowed_V
         if np.count_nonzero(counts_V) < 2:
@@ -61,13 +61,14 @@ class Pairs(Windows):
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         indices = np.asarray(indices, np.int64)
+        place_B = indices % len(self)
         reach_B = 1 + (uniform(self.seed, 'window', indices) * self.window).astype(np.int64)
         offsets_C = np.concatenate([np.arange(-self.window, 0), np.arange(1, self.window + 1)])
-        near_BC = indices[:, None] + offsets_C
-        draw_B = np.searchsorted(self.bounds, indices, side='right') - 1
+        near_BC = place_B[:, None] + offsets_C
+        draw_B = np.searchsorted(self.bounds, place_B, side='right') - 1
         inside_BC = (near_BC >= self.bounds[draw_B][:, None]) & (near_BC < self.bounds[draw_B + 1][:, None])
         inside_BC &= np.abs(offsets_C) <= reach_B[:, None]
-        center_B, near_BC = self.places[indices], self.places[np.clip(near_BC, 0, len(self.places) - 1)]
+        center_B, near_BC = self.places[place_B], self.places[np.clip(near_BC, 0, len(self.places) - 1)]
         inside_BC &= self._document(near_BC) == self._document(center_B)[:, None]
         each = np.arange(near_BC.shape[1] * self.negatives).reshape(-1, self.negatives)
         drawn_BCK = uniform(self.seed, 'negatives', indices[:, None, None] * each.size + each)

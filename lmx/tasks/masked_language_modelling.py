@@ -31,8 +31,7 @@ def masked_language_modelling(
     """Maximum likelihood of hidden tokens under any `Encoder` with `unembed`; records are {field: text}.
 
     Documents run on, with the separator between them, and are cut into windows with the tokenizer's special tokens around each. The
-    places that are hidden are a function of `seed` and of the index that a window is asked for; an index beyond the length, which is the
-    same window in a later pass, hides others. `lmx.data.corrupt.copies` of the training data gives one pass several maskings of each.
+    places that are hidden are a function of `seed` and of the index that a window is asked for: every epoch hides others.
 
     Args:
       tokenizer: one with a mask token.

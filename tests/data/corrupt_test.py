@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmx import rng
-from lmx.data import corrupt, sources
+from lmx.data import corrupt
 from lmx.types import BadInput
 
 V, MASK = 100, 4
@@ -103,18 +103,11 @@ def test_every_cut_into_spans_is_equally_likely():
     np.testing.assert_allclose(counts, 500, atol=85)  # four standard errors, sqrt(3000 / 6 * 5 / 6) = 20.4
 
 
-def test_copies_are_the_records_again():
-    source = sources.in_memory(records=[{'text': 'a'}, {'text': 'b'}])
-    found = corrupt.copies(source=source, times=3)
-    assert [found[index]['text'] for index in range(len(found))] == ['a', 'b'] * 3
-
-
 @pytest.mark.parametrize(
     ('call', 'says'),
     [
         (lambda: corrupt.span_counts(1), 'needs at least 2'),
         (lambda: corrupt.lose_spans(tokens(), rng=rng.numpy_rng(0, 'x'), sentinel_ids=[1]), 'loses? 20 spans, the tokenizer has 1'),
-        (lambda: corrupt.copies(source=None, times=0), 'copies 0'),
     ],
 )
 def test_refusals(call, says):

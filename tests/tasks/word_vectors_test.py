@@ -86,7 +86,7 @@ def test_words_of_one_circle_end_near_each_other_and_survive_the_file(tmp_path):
     with config.unlocked(), config.ignore_type():
         config.data = {'train': spec('tests.tasks.word_vectors_test:records')}
         config.evaluate, config.tokenizer = (), spec(text.words, source=ref('data.train'))
-        config.task = spec(tasks.word_vectors, tokenizer=ref('tokenizer'), window=2, subsample=None, neighbours=2)
+        config.task = spec(tasks.word_vectors, tokenizer=ref('tokenizer'), window=3, subsample=None, neighbours=2)
         config.model = spec(models.skip_gram, vocab_size=ref('tokenizer.vocab_size'), dim=8)
         config.optim.schedule, config.batch_size = 0.05, 64
         config.keep.best = None
