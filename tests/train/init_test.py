@@ -11,6 +11,8 @@ from lmx.spec import spec
 from lmx.train import init
 from lmx.types import BadInput
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory: pytest.TempPathFactory):

@@ -12,6 +12,8 @@ from lmx.train import loop
 from lmx.train.evaluate import evaluate, report
 from lmx.types import BadInput, Mean
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 def trace(steps, every, start=0, stop=lambda step: None):
     events = []
