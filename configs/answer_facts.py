@@ -24,7 +24,7 @@ VOCAB = {'vocab_size': ref('tokenizer.vocab_size')}
 SIZES = {**VOCAB, 'dim': 96, 'num_layers': 3, 'num_heads': 4, 'dropout_rate': 0.0}
 MODELS = {
     'bert': spec(models.bert, **SIZES, max_length=ref('task.max_length'), head=spec(heads.span)),
-    'transformer': spec(models.transformer, **SIZES, mlp_dim=256, residual=pre_norm),
+    'transformer': spec(models.transformer, **SIZES, mlp_dim=256, residual=pre_norm, pointer=True),
     't5': spec(models.t5, **SIZES, mlp_dim=256, head_dim=24),
 }
 SPAN = spec(

@@ -21,7 +21,7 @@ from lmx.spec import parse_arg, ref, spec
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False)
     c = base()
-    c.steps, c.batch_size = 1500, 32
+    c.steps, c.batch_size = 800, 32
     c.data = {
         split: spec(sources.tfds, name='lmx:python_stdlib/text', split=split, fields={'text': 'text'}) for split in ('train', 'validation')
     }
@@ -44,5 +44,5 @@ def get_config(arg: str = '') -> ConfigDict:
         weight_decay=0.1,
         clip_norm=1.0,
     )
-    c.every = {'log': 20, 'evaluate': 500, 'checkpoint': 500}
+    c.every = {'log': 20, 'evaluate': 400, 'checkpoint': 400}
     return shrink(c) if a.debug else c

@@ -28,7 +28,7 @@ FIELDS = {'text': 'code', 'summary': 'docstring', 'name': 'name'}
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False, model='transformer')
     c = base()
-    c.steps, c.batch_size = 600, 32
+    c.steps, c.batch_size = 500, 32
     c.data = {
         split: spec(
             transforms.apply,

@@ -18,11 +18,12 @@ from lmx.spec import parse_arg, ref, spec
 def get_config(arg: str = '') -> ConfigDict:
     a = parse_arg(arg, debug=False)
     c = base()
-    c.steps, c.batch_size = 600, 32
+    c.steps, c.batch_size = 400, 32
     c.data = {
         split: spec(sources.tfds, name='lmx:python_stdlib/text', split=split, fields={'text': 'text'}) for split in ('train', 'validation')
     }
-    c.tokenizer = spec(text.unigram, source=ref('data.train'), vocab_size=2400, sentinels=32)
+    part = spec(sources.tfds, name='lmx:python_stdlib/text', split='train', fields={'text': 'text'}, limit=80)  # Unigram learns slowly
+    c.tokenizer = spec(text.unigram, source=part, vocab_size=2400, sentinels=32)
     c.task = spec(tasks.span_corruption, tokenizer=ref('tokenizer'), max_length=128)
     c.model = spec(
         models.t5,
@@ -41,5 +42,5 @@ def get_config(arg: str = '') -> ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
     )
-    c.every = {'log': 20, 'evaluate': 300, 'checkpoint': 300}
+    c.every = {'log': 20, 'evaluate': 200, 'checkpoint': 200}
     return shrink(c) if a.debug else c

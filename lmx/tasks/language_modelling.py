@@ -47,7 +47,7 @@ def language_modelling(
     Args:
       tokenizer: text -> ids.
       max_length: tokens per window, and of context when text is continued.
-      windows: `packing.concatenated` (documents run on) or `packing.packed` (whole documents, attention within each).
+      windows: `packing.concatenated` (documents run on, cut elsewhere in every epoch) or `packing.packed` (whole documents, attention within each).
       stride: evaluate with overlapping windows, each predicting only its last `stride` tokens; None = max_length. Training does best without.
       label_smoothing, z_loss, chunk: see `lmx.objectives.next_token`.
       newline_is_word: count line ends as words in word-level perplexity, as WikiText's published figures do.
