@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,6 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     # Subprocesses inherit both, so that each program is compiled once per machine and not once per test.
     os.environ.setdefault('LMX_CACHE', str(config.cache.mkdir('lmx')))  # type: ignore[union-attr]
-    # XLA's older way to generate code for CPUs compiles a gradient in a third of the time; XLA_FLAGS='' tests the one that users run.
-    os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
     import jax
 
     jax.config.update('jax_num_cpu_devices', 8)
@@ -21,6 +20,25 @@ def pytest_configure(config: pytest.Config) -> None:
     # Tiny programs take longer to compile than to run, here and in subprocesses.
     jax.config.update('jax_disable_most_optimizations', True)
     os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+    _generate_code_quickly()
+
+
+def _generate_code_quickly() -> None:
+    """Where optimizations are off, by XLA's older code generator for CPUs, which compiles a gradient in a third of the time.
+
+    JAX has no setting for it; where this function of JAX's is gone, tests take longer.
+    """
+    import jax
+    from jax._src import compiler
+
+    given: Any = getattr(compiler, 'get_compile_options', None)
+    if given is not None:
+
+        def quick(*args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+            more = {'xla_cpu_use_fusion_emitters': False} if jax.config.values['jax_disable_most_optimizations'] else {}
+            return given(*args, env_options_overrides={**more, **(env_options_overrides or {})}, **kwargs)
+
+        compiler.get_compile_options = quick
 
 
 @pytest.fixture(scope='session')
@@ -49,7 +67,7 @@ def forgotten_programs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def optimized_where_it_matters(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Programs of tests marked `optimized`, and where bfloat16 rounds: fused operations round less often."""
+    """Programs of tests marked `optimized` are those of users, and where bfloat16 rounds: fused operations round less often."""
     import jax
 
     quick = 'bfloat16' not in request.node.name and request.node.get_closest_marker('optimized') is None

@@ -61,7 +61,7 @@ def test_chunked_loss_equals_whole_with_its_gradient(chunk):
         return sums['loss/next_token'].total + sums['loss/z'].total, sums
 
     got, want = (jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(params, c) for c in (chunk, None))
-    close(got, want, rtol=1e-4)
+    close(got, want, rtol=1e-4, atol=1e-4)  # sums over all tokens in another order; entries reach 9, where float32's step is 1e-6
 
 
 @pytest.mark.optimized

@@ -154,6 +154,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.optimized
 def test_a_sweep_that_is_stopped_anywhere_ends_in_the_same_bits(tmp_path, monkeypatch):
     of = Study(gpt(), grid({'optim.schedule.peak': (1e-3, 4e-3, 1.6e-2)}), fresh_seeds=(9,), reported='validation/perplexity')
     sweeps.sweep(of, tmp_path / 'whole', slots=2)
