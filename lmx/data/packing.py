@@ -72,7 +72,7 @@ class _Concatenated(Windows):
         passes, window = np.divmod(np.asarray(indices, np.int64), len(self))
         first = window * self.stride - (self.length - self.stride)
         if self.stride == self.length:
-            first -= np.array([self._shift(number) for number in passes.tolist()])
+            first -= np.array([self._shift(number) for number in passes.tolist()], np.int64)
             place = (first[:, None] + np.arange(self.length)) % (len(self) * self.length)
         else:
             place = first[:, None] + np.arange(self.length)
