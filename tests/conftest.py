@@ -3,6 +3,8 @@
 import gc
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +12,11 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Subprocesses inherit both, so that each program is compiled once per machine and not once per test.
+    # Workers and other processes inherit what is set here: a program is compiled once per machine and not once per test.
     os.environ.setdefault('LMX_CACHE', str(config.cache.mkdir('lmx')))  # type: ignore[union-attr]
+    if 'TFDS_DATA_DIR' not in os.environ:  # data sets are prepared once in a run of the tests, and anew in the next
+        os.environ['TFDS_DATA_DIR'] = folder = tempfile.mkdtemp(prefix='lmx-data-')
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     import jax
 
     jax.config.update('jax_num_cpu_devices', 8)

@@ -30,21 +30,15 @@ FIELDS = {
 }
 
 
-def records(name, split, folder, raw=None):
+def records(name, split, raw=None, folder=None):
     fields = {field: field for field in FIELDS[name]}
     manual = None if raw is None else str(raw / name.partition('/')[0])
-    source = sources.tfds(name=f'lmx:{name}', split=split, fields=fields, data_dir=str(folder), manual_dir=manual)
+    source = sources.tfds(name=f'lmx:{name}', split=split, fields=fields, data_dir=folder, manual_dir=manual)
     return [source[index] for index in range(len(source))]
 
 
-@pytest.fixture(scope='module')
-def prepared(tmp_path_factory):
-    """Where every data set is prepared once."""
-    return tmp_path_factory.mktemp('data')
-
-
-def test_facts_are_where_they_are_said_to_be(prepared):
-    splits = {split: records('facts', split, prepared) for split in ('train', 'validation', 'test')}
+def test_facts_are_where_they_are_said_to_be():
+    splits = {split: records('facts', split) for split in ('train', 'validation', 'test')}
     assert [len(split) for split in splits.values()] == [20_000, 250, 500]
     for record in splits['validation']:
         (answer,), (start,) = record['answers']['text'], record['answers']['answer_start']
@@ -59,8 +53,8 @@ def test_facts_are_where_they_are_said_to_be(prepared):
     assert len(set.union(*texts)) == 4150  # a question about each of five facts, and no paragraph in two splits
 
 
-def test_exercises_say_what_their_solutions_do(prepared):
-    splits = {split: records('exercises', split, prepared) for split in ('train', 'validation', 'test')}
+def test_exercises_say_what_their_solutions_do():
+    splits = {split: records('exercises', split) for split in ('train', 'validation', 'test')}
     assert [len(split) for split in splits.values()] == [20_000, 200, 200]
     docstrings = [{record['prompt'].partition('\n')[2] for record in split} for split in splits.values()]
     assert len(set.union(*docstrings)) == 20_400  # none twice, under whatever name
@@ -74,8 +68,8 @@ def test_exercises_say_what_their_solutions_do(prepared):
     assert (nested.count('half'), eval(solution, {'a': 2, 'b': 3})) == (1, 4)  # each part keeps to itself: not 2 * 5 // 2
 
 
-def test_names_are_told_by_their_surroundings_alone(prepared):
-    train, test = records('names', 'train', prepared), records('names', 'test', prepared)
+def test_names_are_told_by_their_surroundings_alone():
+    train, test = records('names', 'train'), records('names', 'test')
     assert (len(train), len(test)) == (8000, 400)
     kinds: dict[str, set[str]] = {}
     for record in train:
@@ -90,8 +84,8 @@ def test_names_are_told_by_their_surroundings_alone(prepared):
     assert sum(len(found) == 3 for found in often) > len(often) / 2  # the same word is a person, a place and a company
 
 
-def test_chores_have_one_right_answer(prepared):
-    splits = {split: records('chores', split, prepared) for split in ('train', 'validation', 'test')}
+def test_chores_have_one_right_answer():
+    splits = {split: records('chores', split) for split in ('train', 'validation', 'test')}
     assert [len(split) for split in splits.values()] == [20_000, 300, 300]
     prompts = [{record['prompt'] for record in split} for split in splits.values()]
     assert len(set.union(*prompts)) == 20_600
@@ -127,9 +121,9 @@ SIZES = {
 
 @pytest.mark.real_data
 @pytest.mark.parametrize('name', SIZES)
-def test_published_sizes(raw_data, prepared, name):
+def test_published_sizes(raw_data, name):
     for split, size in SIZES[name].items():
-        found = records(name, split, prepared, raw_data)
+        found = records(name, split, raw_data)
         assert len(found) == size
         for field in set(FIELDS[name]) - {'text', 'title'}:  # some abstracts are empty
             assert all(
@@ -138,22 +132,22 @@ def test_published_sizes(raw_data, prepared, name):
 
 
 @pytest.mark.real_data
-def test_records_by_hand(raw_data, prepared):
-    trec = records('trec', 'test', prepared, raw_data)
+def test_records_by_hand(raw_data):
+    trec = records('trec', 'test', raw_data)
     assert {'text': 'How far is it from Denver to Aspen ?', 'label': 'NUM', 'fine': 'dist'} in trec
     assert {record['label'] for record in trec} == {'ABBR', 'DESC', 'ENTY', 'HUM', 'LOC', 'NUM'}
-    assert {record['label'] for record in records('sst2', 'test', prepared, raw_data)} == {'negative', 'positive'}
-    ducks = next(r for r in records('gsm8k', 'test', prepared, raw_data) if 'ducks lay 16 eggs' in r['question'])
+    assert {record['label'] for record in records('sst2', 'test', raw_data)} == {'negative', 'positive'}
+    ducks = next(r for r in records('gsm8k', 'test', raw_data) if 'ducks lay 16 eggs' in r['question'])
     assert ducks['final'] == '18'
     pair = {'en': 'A group of men are loading cotton onto a truck', 'de': 'Eine Gruppe von Männern lädt Baumwolle auf einen Lastwagen'}
-    assert pair in records('multi30k', 'validation', prepared, raw_data)
-    email = next(r for r in records('aeslc', 'train', prepared, raw_data) if r['summary'] == 'Service Agreement')
+    assert pair in records('multi30k', 'validation', raw_data)
+    email = next(r for r in records('aeslc', 'train', raw_data) if r['summary'] == 'Service Agreement')
     assert email['text'].startswith('Greg/Phillip,  Attached is')
 
 
 @pytest.mark.real_data
-def test_every_answer_is_in_its_context_and_no_paragraph_in_two_splits(raw_data, prepared):
-    splits = [records('xquad', split, prepared, raw_data) for split in ('train', 'validation', 'test')]
+def test_every_answer_is_in_its_context_and_no_paragraph_in_two_splits(raw_data):
+    splits = [records('xquad', split, raw_data) for split in ('train', 'validation', 'test')]
     for record in itertools.chain(*splits):
         for text, start in zip(record['answers']['text'], record['answers']['answer_start']):
             text = text.decode() if isinstance(text, bytes) else text
@@ -165,8 +159,8 @@ def test_every_answer_is_in_its_context_and_no_paragraph_in_two_splits(raw_data,
 
 
 @pytest.mark.real_data
-def test_every_judged_document_exists(raw_data, prepared):
-    queries, corpus = records('cranfield', 'test', prepared, raw_data), records('cranfield/corpus', 'train', prepared, raw_data)
+def test_every_judged_document_exists(raw_data):
+    queries, corpus = records('cranfield', 'test', raw_data), records('cranfield/corpus', 'train', raw_data)
     names = {document['id'] for document in corpus}
     judged = [name.decode() if isinstance(name, bytes) else name for query in queries for name in query['relevant']]
     assert len(judged) == sum(len(query['grades']) for query in queries) == 1837
@@ -181,7 +175,7 @@ def test_a_raw_file_that_is_another_is_named(tmp_path):
     with pytest.raises(
         BadInput, match=r"/train\.tsv: what follows record 1 of train cannot be read \(ValueError.*'good'.*they are data/SST2"
     ):
-        records('sst2', 'train', tmp_path / 'made', tmp_path / 'raw')
+        records('sst2', 'train', tmp_path / 'raw', str(tmp_path / 'made'))
 
 
 def test_processes_that_begin_together_prepare_a_data_set_once(tmp_path):
