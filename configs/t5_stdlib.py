@@ -3,7 +3,7 @@
     lmx train --config=configs/t5_stdlib.py --workdir=runs/t5
     lmx predict --workdir=runs/t5 --input='for i in <extra_id_0>(len(x)): <extra_id_1>'
 
-After its 600 steps it knows 30.3 % of the tokens of lost spans in validation files (perplexity 84, where guessing has 2,400).
+After its 400 steps, 2 min 12 s on 2 cores, it knows 29.8 % of the tokens of lost spans in validation files (perplexity 90, where guessing has 2,400).
 """
 
 from ml_collections import ConfigDict
