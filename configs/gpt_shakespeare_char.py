@@ -2,7 +2,7 @@
 
 Put input.txt of karpathy/char-rnn's tinyshakespeare (or input.txt.xz) in $LMX_DATA/tinyshakespeare.
 nanoGPT's own results: loss 1.8935 over the whole validation split (CPU setting), 1.4697 published (GPU setting). Measured here on 2 CPU cores:
-1.820 with a schedule of our own (linear from 2e-3 to 0), 1.912 with nanoGPT's (`:nanogpt`, cosine from 1e-3).
+1.820 with a schedule of our own (linear from 2e-3 to 0), 1.906 with nanoGPT's (`:nanogpt`, cosine from 1e-3).
 `:full`: 1.457 at its best, on an H200 in 3 minutes beside other work, and 1.696 at its end.
 """
 
