@@ -25,7 +25,6 @@ from lmx import run
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's quantile by the number of seeds."""
 
-
 PERCENTS = (80, 8)
 """Of the functions, how many are trained on; the config's own is 80."""
 
