@@ -89,6 +89,11 @@ def paired(ours: Any, theirs: Any, confidence: float = 0.95) -> dict[str, float]
     return {'difference': float(gap.mean()), 'low': low, 'high': high, 'p': float(min(p, 1))}
 
 
+def shown(value: float) -> str:
+    """A score as a person reads it: four decimals, or four digits where a loss has gone through the roof."""
+    return f'{value:.4f}' if abs(value) < 1e6 else f'{value:.3e}'
+
+
 def check(predictions: Sequence[Any], references: Sequence[Any]) -> None:
     """Raises:
     BadInput: nothing to score, or not one reference (or list of references) for each prediction.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmx import spec
-from lmx.metrics.scores import paired
+from lmx.metrics.scores import paired, shown
 from lmx.report import plots, shell
 from lmx.report.read import RunFiles, column, several
 from lmx.types import BadInput
@@ -79,10 +79,10 @@ def _results(runs: Sequence[RunFiles]) -> str:
                 if values:
                     best = min(values) if key in LOWER_IS_BETTER else max(values)
                     ends = [column(lines, f'{key}/{end}')[1][-1:] for end in ('low', 'high')]
-                    span = f' ({ends[0][0]:.4f} to {ends[1][0]:.4f})' if all(ends) else ''
+                    span = f' ({shown(ends[0][0])} to {shown(ends[1][0])})' if all(ends) else ''
                     at = int(steps[values.index(best)])
-                    others = ', '.join(f'{name} {value:.4f}' for name, value in run.baselines(split).items() if key == 'bits_per_byte')
-                    rows.append((run.name, split, key, f'{values[-1]:.4f}{span}', f'{best:.4f} at step {at:,}', others))
+                    others = ', '.join(f'{name} {shown(value)}' for name, value in run.baselines(split).items() if key == 'bits_per_byte')
+                    rows.append((run.name, split, key, f'{shown(values[-1])}{span}', f'{shown(best)} at step {at:,}', others))
     if not rows:
         return '<p class="dim">No evaluation yet.</p>'
     head = ('run', 'split', 'value', 'last', 'best', 'beside')

@@ -50,11 +50,11 @@ def _losses(runs: Sequence[RunFiles]) -> list[Curve]:
 
 def _bits(runs: Sequence[RunFiles]) -> list[Curve]:
     curves = [curve for number, run in enumerate(runs) for curve in _evaluated(run, runs, 'bits_per_byte', {'color': f'C{number}'})]
-    steps = [step for _, x, _, _ in curves for step in x] or [0.0, 1.0]
+    last = max((step for _, x, _, _ in curves for step in x), default=0.0) or 1.0
     # Runs on the same data share their baselines: each is one line.
     others = {(name, value) for run in runs for split in run.evaluations for name, value in run.baselines(split).items()}
     for (name, value), line in zip(sorted(others, key=lambda pair: -pair[1]), (':', '-.', (0, (1, 4)), (0, (8, 3))) * len(others)):
-        curves.append((name, [min(steps), max(steps)], [value, value], {'color': 'gray', 'linestyle': line}))
+        curves.append((name, [0.0, last], [value, value], {'color': 'gray', 'linestyle': line}))
     return curves
 
 

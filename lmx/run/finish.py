@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from lmx import spec
+from lmx.metrics.scores import shown
 from lmx.run.parts import Parts
 from lmx.run.predict import predictions
 from lmx.run.restore import restore
@@ -64,7 +65,7 @@ SHOWN = ('loss', 'perplexity', 'word_perplexity', 'bits_per_byte', 'accuracy')
 
 def _shown(values: Mapping[str, float], name: str) -> str:
     low, high = (values.get(f'{name}/{end}') for end in ('low', 'high'))
-    return f'{name} {values[name]:.4f}' + ('' if low is None or high is None else f' ({low:.4f} to {high:.4f})')
+    return f'{name} {shown(values[name])}' + ('' if low is None or high is None else f' ({shown(low)} to {shown(high)})')
 
 
 def table(evaluations: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, float] | None = None) -> str:
@@ -78,5 +79,5 @@ def table(evaluations: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, 
         rest = [name for name in values if name not in first and name not in ends and not name.startswith('loss/')]
         rows.append(f'{split}: ' + ', '.join(_shown(values, name) for name in (*first, *rest)))
     if baselines:
-        rows.append('beside: ' + ', '.join(f'{name} {value:.4f}' for name, value in baselines.items()))
+        rows.append('beside: ' + ', '.join(f'{name} {shown(value)}' for name, value in baselines.items()))
     return '\n'.join([*rows, *(f'{name.removesuffix("/signature")}: {text}' for name, text in signed.items())])

@@ -90,6 +90,12 @@ def test_best_is_taken_over_all_evaluations_and_last_is_last(tmp_path):
     assert '>0.0000 at step 555<' in text.replace('>-0', '>0')  # accuracy is better when higher
 
 
+def test_values_beyond_measure_are_short(tmp_path):
+    text = page.write(write(fake(tmp_path / 'a'), eval=[{'step': 1, 'split': 'test', 'loss': 11.25, 'perplexity': 3.1e21}])).read_text()
+    assert '>11.2500<' in text
+    assert '>3.100e+21<' in text
+
+
 def test_an_evaluation_without_a_split_counts(tmp_path):
     assert (
         'evaluation</td><td class="number">loss</td><td class="number">1.5000'

@@ -35,3 +35,9 @@ def test_splits_of_one_run_have_different_marks(tmp_path):
     styles = [curve[3] for curve in plots._losses([run]) if curve[0] in ('validation', 'test')]
     assert len({style['marker'] for style in styles}) == 2
     assert len({style['color'] for style in styles}) == 1
+
+
+def test_one_evaluation_has_its_baselines_beside_it(tmp_path):
+    lines = [{'step': 40, 'split': 'validation', 'bits_per_byte': 1.5}, {'step': 40, 'split': 'validation', 'baseline/xz': 1.65}]
+    curves = plots._bits([read.RunFiles(write(fake(tmp_path / 'a'), eval=lines))])
+    assert [(label, list(x), list(y)) for label, x, y, _ in curves] == [('validation', [40.0], [1.5]), ('xz', [0.0, 40.0], [1.65, 1.65])]
