@@ -394,7 +394,7 @@ def _import(v: Flags, rest: list[str], overrides: list[str]) -> None:
 
 def _export_flags(v: Flags) -> None:
     flags.DEFINE_string('workdir', None, "the run's folder", flag_values=v)
-    flags.DEFINE_string('to', None, 'the folder to write', flag_values=v)
+    flags.DEFINE_string('to', None, 'the folder to write, or a file (.txt, .vec, .gz behind it) for the word vectors alone', flag_values=v)
     flags.DEFINE_string('checkpoint', 'last', 'last, best, a step, or average:K (the mean of the last K)', flag_values=v)
     flags.DEFINE_string('dtype', None, 'float32, bfloat16 or float16; default: what an imported model came with', flag_values=v)
 
@@ -402,7 +402,7 @@ def _export_flags(v: Flags) -> None:
 def _export(v: Flags, rest: list[str], overrides: list[str]) -> None:
     _refuse(rest + overrides)
     if v.workdir is None or v.to is None:
-        raise BadInput('give --workdir=DIR, the run, and --to=DIR, the folder to write')
+        raise BadInput('give --workdir=DIR, the run, and --to=DIR, the folder to write (or --to=FILE.txt for the word vectors)')
     from lmx import run
 
     print(run.export_model(v.workdir, v.to, checkpoint=v.checkpoint, dtype=v.dtype))
@@ -790,9 +790,10 @@ COMMANDS: dict[str, Command] = {
     'export': (
         _export_flags,
         _export,
-        """writes a run's model and tokenizer as a directory that transformers loads.
+        """writes a run's model and tokenizer as a directory that transformers loads, or its word vectors as a text file.
 
         lmx export --workdir=runs/a --to=DIR --checkpoint=best
+        lmx export --workdir=runs/words --to=words.txt.gz        word2vec's format
         """,
     ),
     'runs': (_no_flags, _runs, 'lists the runs and sweeps below a folder: lmx runs [runs]\n'),

@@ -717,5 +717,6 @@ def family_of_model(call: str) -> tuple[str, Family]:
         if name_of(family.model) == call:
             return ('t5' if kind == 't5_1_1' else kind), family
     raise BadInput(
-        f'{call} has no counterpart in transformers; there are {", ".join(name_of(family.model) for family in FAMILIES.values())}'
+        f'{call} has no counterpart in transformers; there are {", ".join(name_of(family.model) for family in FAMILIES.values())};'
+        ' `lmx export --to=FILE.txt` writes word vectors alone'
     )

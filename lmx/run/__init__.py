@@ -4,7 +4,7 @@ from lmx.report.page import write as report
 from lmx.report.runs import find as runs
 from lmx.run.attention import attention
 from lmx.run.config import base, load, shrink
-from lmx.run.convert import export_model, import_model
+from lmx.run.convert import export_model, export_vectors, import_model
 from lmx.run.data import data, prepare
 from lmx.run.evaluate import evaluate
 from lmx.run.explain import difference, explain
@@ -24,6 +24,7 @@ __all__ = [
     'evaluate',
     'explain',
     'export_model',
+    'export_vectors',
     'finish',
     'import_model',
     'load',

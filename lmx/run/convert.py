@@ -1,4 +1,4 @@
-"""`lmx import` and `lmx export`: a Hugging Face directory as a run, and a run as a Hugging Face directory."""
+"""`lmx import` and `lmx export`: a Hugging Face directory as a run, and a run as a Hugging Face directory or its word vectors as a text file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lmx.interop import families, huggingface
 from lmx.nn import heads
 from lmx.nn.positions import Rotary
 from lmx.run.config import base, load
+from lmx.text import vectors
 from lmx.train import weights
 from lmx.train.init import flat, read_params
 from lmx.train.workdir import Workdir, read_config
@@ -36,6 +37,9 @@ TASKS: Mapping[str | None, str] = {
     None: 'semantic_search',
 }
 """What a model is imported for, by its head."""
+
+VECTORS = ('.txt', '.txt.gz', '.vec', '.vec.gz')
+"""How the name of a file of word vectors ends."""
 
 OF_TRAINING = ('call', 'remat', 'dtype', 'implementation', 'path', 'balance', 'z_coefficient', 'balance_coefficient')
 """Keywords that change how a model is trained or computed, and not what it says."""
@@ -179,12 +183,17 @@ def export_model(
     """Writes a run's model and tokenizer as transformers reads them; returns the folder and how to load it.
 
     Args:
+      folder: to write; a name that ends as a text file does (`VECTORS`) takes the word vectors alone, see `export_vectors`.
       checkpoint: 'last', 'best', a step or 'average:K'. The parameters are the averaged ones (EMA) where the run kept them.
       dtype: of the tensors; None = what an imported model came with, else float32.
 
     Raises:
       BadInput: a model, or a setting of it, that transformers does not have; a folder that is not empty.
     """
+    if str(folder).endswith(VECTORS):
+        if dtype is not None:
+            raise BadInput(f'a text file has no dtype {dtype}; leave it out')
+        return export_vectors(workdir, folder, checkpoint=checkpoint)
     target = pathlib.Path(folder)
     if target.exists() and any(target.iterdir()):
         raise BadInput(f'{folder} is not empty; give a new --to')
@@ -208,6 +217,40 @@ def export_model(
         text.save_pretrained(tokenizer, str(target))
     count = sum(np.size(leaf) for leaf in params.values())
     return f'{count:,} numbers in {len(names)} tensors, {dtype}, in {target}; transformers.{theirs["architectures"][0]}.from_pretrained reads it'
+
+
+def export_vectors(
+    workdir: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    checkpoint: str = 'last',
+    table: str = 'embed/embedding',
+    style: str = 'word2vec',
+) -> str:
+    """Writes the vectors of a run's tokens as a text file, and says how many.
+
+    Special tokens and tokens with a blank in them are left out, for which the format has no place.
+
+    Args:
+      path: the file, compressed if its name ends in .gz; see `lmx.text.vectors.save`.
+      checkpoint: see `export_model`.
+      table: the path of the parameter [V, D]; that of the input vectors in every model of lmx.
+      style: 'word2vec' or 'glove'.
+
+    Raises:
+      BadInput: no such run, checkpoint or parameter; a file that is there already.
+    """
+    if pathlib.Path(path).exists():
+        raise BadInput(f'{path} is there already; give a new --to')
+    params = flat(read_params(str(workdir), checkpoint))
+    if table not in params:
+        raise BadInput(f'{workdir} has no parameter {table!r}{spec.nearest(table, list(params))}')
+    tokenizer = text.load(path=str(workdir))
+    vocab = [tokenizer.inner.id_to_token(index) or '' for index in range(tokenizer.vocab_size)]
+    kept = [index for index, word in enumerate(vocab) if word and not tokenizer.is_special[index] and not any(c.isspace() for c in word)]
+    matrix = np.asarray(params[table])[kept]
+    vectors.save(path, [vocab[index] for index in kept], matrix, style=style)
+    return f'{len(kept):,} vectors of {matrix.shape[1]} numbers, in the format of {style}, in {path}'
 
 
 def resolved(config: Any, workdir: pathlib.Path) -> dict[str, Any]:

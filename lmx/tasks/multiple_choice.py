@@ -13,12 +13,10 @@ import numpy as np
 from lmx import objectives, rng
 from lmx.data.continuations import scored, split, trained
 from lmx.data.examples import index_of, named
-from lmx.metrics import scores
+from lmx.metrics import likeliest, scores
 from lmx.tasks.likelihood import logprobs
 from lmx.text.templates import fields_of, filled
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Sums, Task
-
-LENGTHS = ('none', 'characters', 'bytes', 'tokens')
 
 
 def multiple_choice(
@@ -59,8 +57,8 @@ def multiple_choice(
     Raises:
       BadInput: fewer than 2 choices, an unknown `normalise`, shots without examples.
     """
-    if normalise not in LENGTHS:
-        raise BadInput(f'normalise {normalise!r} is unknown; there are {", ".join(LENGTHS)}')
+    if normalise not in likeliest.LENGTHS:
+        raise BadInput(f'normalise {normalise!r} is unknown; there are {", ".join(likeliest.LENGTHS)}')
     if not isinstance(choices, str) and len(choices) < 2:
         raise BadInput(f'{len(choices)} choices are no choice; give at least 2, or the field that holds them')
     if shots and examples is None:
@@ -124,7 +122,7 @@ def multiple_choice(
             'logprobs': [float(arrays['logprob']) for _, arrays in windows],
             'tokens': [int(each['weights'].sum()) for each, _ in windows],
         }
-        values = np.array(made['logprobs']) / _lengths(normalise, texts(record), made['tokens'])
+        values = likeliest.normalised(made, texts(record), normalise)
         odds = np.exp(values - values.max())
         best = int(values.argmax())
         cut = max(int(each['cut']) for each, _ in windows)
@@ -132,13 +130,7 @@ def multiple_choice(
         return {**found, 'tokens_cut': cut} if cut else found
 
     def score(predictions: Sequence[Any], records: Sequence[Record]) -> scores.Scores:
-        kinds = {'accuracy': 'none', 'accuracy_normalised': 'characters' if normalise == 'none' else normalise}
-        rows = {name: [] for name in kinds}
-        for made, record in zip(predictions, records, strict=True):
-            for name, kind in kinds.items():
-                values = np.array(made['logprobs']) / _lengths(kind, texts(record), made['tokens'])
-                rows[name].append(float(values.argmax() == right(record)))
-        return scores.mean_of(rows)
+        return likeliest.accuracies(predictions, [texts(each) for each in records], [right(each) for each in records], normalise)
 
     given = [name for name in fields_of(choice) if name != 'choice']
 
@@ -161,9 +153,3 @@ def _objective(apply: Apply, batch: Batch, chunk: int | None) -> Sums:
     sums = dict(objectives.next_token(apply, batch, chunk=chunk))
     sums['token_accuracy'] = sums.pop('accuracy')  # of tokens, while the score of this name is of choices
     return sums
-
-
-def _lengths(kind: str, texts: Sequence[str], tokens: Sequence[int]) -> np.ndarray:
-    """What the log-likelihood of each choice is divided by."""
-    counted = {'none': [1 for _ in texts], 'characters': map(len, texts), 'bytes': (len(text.encode()) for text in texts), 'tokens': tokens}
-    return np.maximum(np.array(list(counted[kind]), np.float64), 1)

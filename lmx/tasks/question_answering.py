@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmx import objectives
-from lmx.data import examples
+from lmx.data import contexts, examples
 from lmx.data.cache import checked, token_cache
 from lmx.decode import spans
 from lmx.types import Apply, Array, BadInput, Batch, Features, Record, Task
@@ -55,47 +55,23 @@ def question_answering(
             f'max_length {max_length} less max_question_length {max_question_length} and {specials} special tokens leaves no more context'
             f' than overlap {overlap}; give more, or less overlap'
         )
-    typed = examples.tells_apart(tokenizer, num_types)
-
-    def starts(asked: int, length: int) -> range:
-        """Where in a context of `length` tokens the windows begin, beside a question of `asked` tokens."""
-        room = max_length - asked - specials
-        return range(0, max(length - overlap, 1), room - overlap)
-
-    def window(asked: np.ndarray, ids: np.ndarray, offsets: np.ndarray, start: int) -> Features:
-        """A window's tokens; `offsets` int32 [T, 2], the characters of context tokens, and `inside`, which those are."""
-        part = ids[start : start + max_length - len(asked) - specials]
-        tokens, types = tokenizer.join(asked, part)
-        first = np.flatnonzero(tokenizer.join(np.full(len(asked), -1), np.full(len(part), -2))[0] == -2)[:1].sum()
-        places = np.zeros((max_length, 2), np.int32)
-        places[first : first + len(part)] = offsets[start : start + len(part)]
-        inside = (np.arange(max_length) >= first) & (np.arange(max_length) < first + len(part))
-        return {
-            **examples.tokens_of(tokens, types if typed else None, length=max_length),
-            'offsets': places,
-            'inside': inside.astype(np.int32),
-        }
+    reader = contexts.Reader(tokenizer, max_length, overlap, examples.tells_apart(tokenizer, num_types))
 
     def features(records: Any) -> Any:
-        checked(records, lambda record: _answer(record[answers], record[context]), context, answers)
+        checked(records, lambda record: contexts.place(record[answers], record[context]), context, answers)
         caches = [token_cache(records, tokenizer, field=field) for field in (question, context)]
         asked, lengths = (np.diff(cache.offsets) for cache in caches)
         plan = [
             (row, start)
             for row, (some, length) in enumerate(zip(np.minimum(asked, max_question_length).tolist(), lengths.tolist()))
-            for start in starts(some, length)
+            for start in reader.starts(some, length)
         ]
 
-        def example(place: tuple[int, int]) -> Features:
-            row, start = place
+        def example(row_start: tuple[int, int]) -> Features:
+            row, start = row_start
             record = records[row]
-            ids, offsets = tokenizer.encode_with_offsets(record[context])
-            made = dict(window(tokenizer.encode(record[question])[:max_question_length], ids, offsets, start))
-            del made['offsets']  # for prediction only
-            held, (first, last) = np.flatnonzero(made.pop('inside')), _tokens(offsets, *_answer(record[answers], record[context]))
-            here = start <= first <= last < start + len(held)
-            ends = (held[first - start], held[last - start]) if here else (0, 0)
-            return {**made, 'start': np.int32(ends[0]), 'end': np.int32(ends[1]), 'weights': np.float32(1)}
+            asked = tokenizer.encode(record[question])[:max_question_length]
+            return reader.example(asked, record[context], start, contexts.place(record[answers], record[context]))
 
         import grain
 
@@ -109,7 +85,7 @@ def question_answering(
         ids, offsets = tokenizer.encode_with_offsets(record[context])
         if not len(ids):
             raise BadInput('the context is empty; give the text that holds the answer')
-        return [window(asked, ids, offsets, start) for start in starts(len(asked), len(ids))]
+        return [reader.window(asked, ids, offsets, start) for start in reader.starts(len(asked), len(ids))]
 
     def predict(apply: Apply, batch: Batch, key: Any, emit: Any = None) -> Mapping[str, Array]:
         given = {name: batch[name] for name in ('segments', 'types') if name in batch}
@@ -143,20 +119,3 @@ def question_answering(
         score=metric and score,
         describe=describe,
     )
-
-
-def _answer(answers: Mapping[str, Any], context: str) -> tuple[int, int]:
-    """The characters of the first answer; (0, 0) where there is none."""
-    if not len(answers['text']):
-        return 0, 0
-    text, start = str(answers['text'][0]), int(answers['answer_start'][0])
-    if context[start : start + len(text)] != text:
-        where = f'at {found}' if (found := context.find(text)) >= 0 else 'not in the context'
-        raise BadInput(f'answer {text[:60]!r} is {where}, and not at answer_start {start}; mend the record')
-    return start, start + len(text)
-
-
-def _tokens(offsets: np.ndarray, start: int, end: int) -> tuple[int, int]:
-    """The first and last token that touch these characters; (-1, -1) where none does."""
-    touched = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end))
-    return (int(touched[0]), int(touched[-1])) if len(touched) else (-1, -1)

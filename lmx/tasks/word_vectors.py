@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +42,7 @@ def word_vectors(
       negatives: K, words drawn for each pair.
       subsample: 1e-5 in the paper; word2vec's 1e-3 suits small texts; None = nothing is dropped.
       power: negatives are drawn by (count in the text) ^ power.
-      draws: how often the text stands among the examples, each time with other choices. With 1, every epoch sees the same negatives.
+      draws: how often the text stands among the examples, each time without other words. Windows and negatives are new in every epoch.
       neighbours: words that a prediction names.
 
     The model is `lmx.models.skip_gram`, or another with its two methods.
@@ -109,39 +108,3 @@ def objective(apply: Apply, batch: Batch) -> Sums:
     count = jnp.sum(weights_BC)
     sums = {'loss/skip_gram': Mean(jnp.sum(weights_BC * loss_BC), count), 'accuracy': Mean(jnp.sum(weights_BC * first_BC), count)}
     return merge(sums, sown)
-
-
-def export(
-    workdir: str | os.PathLike[str],
-    path: str | os.PathLike[str],
-    *,
-    checkpoint: str = 'last',
-    table: str = 'embed/embedding',
-    style: str = 'word2vec',
-) -> int:
-    """Writes a trained run's vectors as a text file and returns how many.
-
-    Args:
-      workdir: the run's folder, with its tokenizer.
-      path: the file, compressed if its name ends in .gz; see `lmx.text.vectors.save`.
-      checkpoint: 'last', 'best', 'average:K' or a step.
-      table: the path of the parameter [V, D]; that of the input vectors in every model of lmx.
-      style: 'word2vec' or 'glove'.
-
-    Special tokens and tokens with a blank in them are left out, for which the format has no place.
-
-    Raises:
-      BadInput: no such run, checkpoint or parameter.
-    """
-    from lmx import text
-    from lmx.text import vectors
-    from lmx.train import init
-
-    params = init.flat(init.read_params(str(workdir), checkpoint))
-    if table not in params:
-        raise BadInput(f'{workdir} has no parameter {table!r}{nearest(table, list(params))}')
-    tokenizer = text.load(path=str(workdir))
-    vocab = [tokenizer.inner.id_to_token(index) or '' for index in range(tokenizer.vocab_size)]
-    kept = [index for index, word in enumerate(vocab) if word and not tokenizer.is_special[index] and not any(c.isspace() for c in word)]
-    vectors.save(path, [vocab[index] for index in kept], np.asarray(params[table])[kept], style=style)
-    return len(kept)

@@ -8,7 +8,6 @@ from lmx import models, run, tasks, text
 from lmx.data import sources
 from lmx.run.config import load
 from lmx.spec import ref, spec
-from lmx.tasks.word_vectors import export
 from lmx.text import vectors
 from lmx.train import init
 from lmx.train.state import bind
@@ -98,11 +97,21 @@ def test_words_of_one_circle_end_near_each_other_and_survive_the_file(tmp_path):
         run.predict(tmp_path / 'run', 'reds', allow=('tests',))
     for style in ('word2vec', 'glove'):
         path = tmp_path / f'{style}.txt.gz'
-        assert export(tmp_path / 'run', path, style=style) == 7  # with the word for a line's end
+        assert run.export_vectors(tmp_path / 'run', path, style=style).startswith(
+            '7 vectors of 8 numbers'
+        )  # with the word for a line's end
         names, matrix = vectors.load(path)
         table = init.read_params(str(tmp_path / 'run'))['embed']['embedding']
         for name, row in zip(names, matrix):
             np.testing.assert_array_equal(row, table[tokenizer().encode(name)[0]])
+    assert 'format of word2vec' in run.export_model(tmp_path / 'run', tmp_path / 'again.vec.gz')
+    np.testing.assert_array_equal(vectors.load(tmp_path / 'again.vec.gz')[1], matrix)
+    with pytest.raises(BadInput, match=r'again\.vec\.gz is there already'):
+        run.export_model(tmp_path / 'run', tmp_path / 'again.vec.gz')
+    with pytest.raises(BadInput, match='a text file has no dtype float16'):
+        run.export_model(tmp_path / 'run', tmp_path / 'half.vec', dtype='float16')
+    with pytest.raises(BadInput, match=r'lmx export --to=FILE\.txt'):
+        run.export_model(tmp_path / 'run', tmp_path / 'folder')
     start = vectors.initializer(path=str(tmp_path / 'glove.txt.gz'), tokenizer=tokenizer())
     made = start(jax.random.key(0), (tokenizer().vocab_size, 8))
     np.testing.assert_array_equal(np.asarray(made)[start.known_V], np.asarray(table)[start.known_V])
