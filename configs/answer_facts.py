@@ -3,8 +3,8 @@
     lmx train --config=configs/answer_facts.py --workdir=runs/facts && lmx evaluate --workdir=runs/facts --checkpoint=best --split=test
 
 `:model=bert` points at the span of the text that answers (Devlin 2018); `transformer`, with a pointer that copies words, and `t5` write the answer
-(Raffel 2020). BERT and the Transformer answer all of 500 test questions, about paragraphs that no training question is about, exactly; 164 seconds of
-processor time and 3 minutes on 2 busy cores. Without a pointer the Transformer writes 76.2 % of them (72.6 to 80.0).
+(Raffel 2020). BERT and the Transformer answer all of 500 test questions, about paragraphs that no training question is about, exactly, after
+a minute and a half on 2 cores. Without a pointer the Transformer writes 76.2 % of them (72.6 to 80.0) and T5 79.0 % (75.8 to 82.4), after 96 seconds.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
 
 Functions, not files, are split into training, validation and test, as a package is often one file. `:model=bert`, `distilbert`, `text_cnn` or
 `bilstm`; `:init=RUN` goes on from a run of `bert_stdlib.py`, or from an encoder that `lmx import` made a run of. Of 114 test functions, a quarter of
-them from tkinter, BERT knows 94.7 % (90.4 to 98.2), TextCNN 93.9 % (88.6 to 97.4) and BiLSTM 90.4 % (84.2 to 95.6), after 4, 3 and 4 minutes on 2 busy cores.
+them from tkinter, BERT knows 94.7 % (90.4 to 98.2), TextCNN 93.9 % (88.6 to 97.4) and BiLSTM 90.4 % (84.2 to 95.6), after about a minute each on 2 cores.
 """
 
 from ml_collections import ConfigDict

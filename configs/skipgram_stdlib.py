@@ -2,7 +2,7 @@
 
     lmx train --config=configs/skipgram_stdlib.py --workdir=runs/words && lmx predict --workdir=runs/words --input=socket
 
-In held-out files 55.1 % of contexts score higher than all of their 5 negatives (chance 16.7), after 4 minutes on 2 busy cores; next to 'socket' are
+In held-out files 55.1 % of contexts score higher than all of their 5 negatives (chance 16.7), after a minute on 2 cores; next to 'socket' are
 SSL, connected and connection.
 """
 
