@@ -111,6 +111,7 @@ def draw(curves: Sequence[Curve], log: bool) -> str:
             axes.plot(x, y, **{'label': plain(label) or '_', 'linewidth': 1.6, **({} if len(x) > 1 else MARKED), **style})
         dress(axes, log_y=log and any(value > 0 for _, _, y, _ in curves for value in y))
         axes.set_xlabel('step')
+        axes.locator_params(axis='x', integer=True)
         if any(label for label, _, _, _ in curves):
             axes.legend(frameon=False, fontsize=9)
     return svg()
