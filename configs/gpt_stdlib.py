@@ -1,7 +1,8 @@
 """A GPT on the source code of this machine's own Python standard library. Needs no download.
 
 Validation files are disjoint from training files; gzip and xz on the same bytes are printed beside. Measured on 2 CPU cores: 1.414 bits per
-byte after 4 min 24 s, data, tokenizer and compilation included (gzip 1.977, xz 1.612).
+byte after 4 min 24 s, data, tokenizer and compilation included (gzip 1.977, xz 1.612), and with
+`--config.steps=700` 1.551 after 3 min 16 s.
 """
 
 from ml_collections import ConfigDict
