@@ -7,8 +7,8 @@ for all labels and for a tenth of them. Pre-training reads whole files without l
 it goes on where it was.
 
 Measured on 2 cores, 2026-11-27, 114 test functions. With a tenth of the labels (112 functions): 0.822 pretrained and 0.785 from scratch, gain
-+0.037, 95 % interval +0.017 to +0.056 over 6 seeds (+0.026, -0.031 to +0.084 over the first 3). With all: 0.918 and 0.927, -0.009, -0.047 to
-+0.029 over 3: nothing to gain where labels are enough. Some 3 minutes of pre-training, then 1 a training.
++0.037, 95 % interval +0.017 to +0.056 over 6 seeds (+0.026, -0.031 to +0.084 over the first 3, after which 3 were added). With all: 0.918 and
+0.927, -0.009, -0.047 to +0.029 over 3: nothing to gain where labels are enough. Some 3 minutes of pre-training, then 1 a training.
 """
 
 from __future__ import annotations
