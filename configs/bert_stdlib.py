@@ -4,7 +4,7 @@
     lmx predict --workdir=runs/bert --input='for i in [MASK](len(x)):'
     lmx train --config=configs/classify_stdlib.py:init=runs/bert --workdir=runs/modules
 
-After 800 steps, 2.5 minutes on 2 cores, it knows 44.6 % of the hidden tokens of validation files (perplexity 18.8); after 1,500 (`--config.steps`),
+After 800 steps, 2 minutes on 2 cores, it knows 44.6 % of the hidden tokens of validation files (perplexity 18.8); after 1,500 (`--config.steps`),
 on the library of Python 3.12, 49.8 % (perplexity 12.3).
 `experiments/pretraining.py` compares the fine-tuned model with the same one from scratch.
 """
